@@ -1,0 +1,7 @@
+"""Anthropic."""
+
+from adapters.base import BaseAdapter
+
+
+class AnthropicAdapter(BaseAdapter):
+    """Anthropic."""

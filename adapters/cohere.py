@@ -1,0 +1,7 @@
+"""Cohere."""
+
+from adapters.base import BaseAdapter
+
+
+class CohereAdapter(BaseAdapter):
+    """Cohere."""

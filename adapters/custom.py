@@ -1,0 +1,7 @@
+"""Custom."""
+
+from adapters.base import BaseAdapter
+
+
+class CustomAdapter(BaseAdapter):
+    """Custom."""

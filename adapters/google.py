@@ -1,0 +1,7 @@
+"""Google."""
+
+from adapters.base import BaseAdapter
+
+
+class GoogleAdapter(BaseAdapter):
+    """Google."""

@@ -1,0 +1,7 @@
+"""Mistral."""
+
+from adapters.base import BaseAdapter
+
+
+class MistralAdapter(BaseAdapter):
+    """Mistral."""

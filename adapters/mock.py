@@ -1,0 +1,123 @@
+"""MockAdapter: an adapter whose answers are written down. Needs no network and no litellm."""
+
+import asyncio
+from collections.abc import AsyncGenerator, Callable, Sequence
+from dataclasses import dataclass
+
+from adapters.base import BaseAdapter
+from adapters.config import LLMProvider, ModelConfig
+from adapters.errors import ProviderError, ProviderTimeout, StreamBroken
+from adapters.types import Chunk, CompletionRequest, FinishReason, Limits, ToolCall, Usage
+from adapters.types import ToolCallDelta as Delta
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Reply:
+    """One scripted answer.
+
+    `cut_after` breaks the stream off after that many characters; `delay_s` comes before the first
+    content. `error` is raised instead of an answer.
+    """
+
+    text: str = ""
+    reasoning: str = ""
+    tool_calls: tuple[ToolCall, ...] = ()
+    finish_reason: FinishReason = "stop"
+    usage: Usage | None = None
+    delay_s: float = 0.0
+    cut_after: int | None = None
+    error: ProviderError | None = None
+
+
+Script = Sequence[Reply | str | ProviderError] | Callable[[CompletionRequest], Reply | str]
+
+
+class MockAdapter(BaseAdapter):
+    """Answers from a script, in order, the last one again and again; or from a function.
+
+    >>> import asyncio
+    >>> adapter = MockAdapter(["Paris."])
+    >>> asyncio.run(adapter.generate("Capital of France?"))
+    'Paris.'
+
+    Attributes:
+        requests: Every request it was given, oldest first.
+    """
+
+    def __init__(
+        self,
+        script: Script = ("mock answer",),
+        *,
+        config: ModelConfig | None = None,
+        deployment: str = "mock",
+        chunk_characters: int = 8,
+        sleep: Callable[[float], object] = asyncio.sleep,
+    ) -> None:
+        super().__init__(
+            config
+            or ModelConfig(
+                provider=LLMProvider.CUSTOM, model="mock", api_base="http://mock.invalid/v1"
+            ),
+            deployment=deployment,
+        )
+        self.requests: list[CompletionRequest] = []
+        self._script = script
+        self._chunk_characters = chunk_characters
+        self._sleep = sleep
+
+    def is_available(self) -> bool:
+        return True
+
+    def _next_reply(self, request: CompletionRequest) -> Reply:
+        position = len(self.requests)
+        self.requests.append(request)
+        if callable(self._script):
+            entry: Reply | str | ProviderError = self._script(request)
+        else:
+            entry = self._script[min(position, len(self._script) - 1)]
+        if isinstance(entry, ProviderError):
+            return Reply(error=entry)
+        return Reply(text=entry) if isinstance(entry, str) else entry
+
+    async def stream(
+        self, request: CompletionRequest, *, limits: Limits = Limits()
+    ) -> AsyncGenerator[Chunk, None]:
+        reply = self._next_reply(request)
+        await self._wait(reply, limits)
+        if reply.error is not None:
+            raise reply.error
+        if reply.reasoning:
+            yield Chunk(reasoning=reply.reasoning, model=self.config.model)
+        text = reply.text if reply.cut_after is None else reply.text[: reply.cut_after]
+        step = self._chunk_characters
+        for start in range(0, len(text), step):
+            yield Chunk(text=text[start : start + step], model=self.config.model)
+        if reply.cut_after is not None:
+            raise StreamBroken(
+                "the stream ended before its end", partial_text=text, **self.named()
+            )
+        for index, call in enumerate(reply.tool_calls):
+            yield Chunk(
+                tool_calls=(
+                    Delta(index=index, id=call.id, name=call.name, arguments=call.arguments),
+                )
+            )
+        yield Chunk(
+            finish_reason=reply.finish_reason,
+            usage=reply.usage or self._count(request, reply),
+            model=self.config.model,
+        )
+
+    async def _wait(self, reply: Reply, limits: Limits) -> None:
+        if reply.delay_s > limits.first_content_s:
+            raise ProviderTimeout(
+                f"no content within {limits.first_content_s:g} s", **self.named()
+            )
+        if reply.delay_s:
+            waiting = self._sleep(reply.delay_s)
+            if asyncio.iscoroutine(waiting):
+                await waiting
+
+    def _count(self, request: CompletionRequest, reply: Reply) -> Usage:
+        words = sum(len(str(message.get("content", "")).split()) for message in request.messages)
+        return Usage(prompt_tokens=words, completion_tokens=len(reply.text.split()))

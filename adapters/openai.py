@@ -1,0 +1,7 @@
+"""OpenAI."""
+
+from adapters.base import BaseAdapter
+
+
+class OpenAIAdapter(BaseAdapter):
+    """OpenAI."""

@@ -1,0 +1,194 @@
+"""The values that cross the adapter boundary: a request in, a completion (or its chunks) out."""
+
+from collections.abc import AsyncIterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+FinishReason = Literal["stop", "length", "tool_calls", "content_filter"]
+Message = Mapping[str, Any]  # OpenAI's own shape; the wire is the one place where Any is honest
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CompletionRequest:
+    """One question to one model, in OpenAI's own shapes and names.
+
+    `None` means "not given": the provider's default applies. `extra` holds further fields from
+    the closed list `BaseAdapter.extra_fields`; any other name is refused, never forwarded.
+    """
+
+    messages: Sequence[Message]
+    tools: Sequence[Mapping[str, Any]] | None = None
+    tool_choice: str | Mapping[str, Any] | None = None
+    response_format: Mapping[str, Any] | None = None
+    max_tokens: int | None = None
+    temperature: float | None = None
+    top_p: float | None = None
+    stop: str | Sequence[str] | None = None
+    seed: int | None = None
+    reasoning_effort: str | None = None
+    extra: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Limits:
+    """How long one call may take and how much it may send back. Seconds are wall-clock time.
+
+    The clocks count *content*, never bytes: keep-alive comments reset none of them.
+    """
+
+    connect_s: float = 5.0  # DNS, TCP and TLS
+    first_content_s: float = 15.0  # request sent -> first text, reasoning or tool call (streams)
+    gap_s: float = 15.0  # between two pieces of content (streams)
+    total_s: float = 120.0  # the whole call
+    event_bytes: int = 8 * 2**20  # one event of a stream
+    body_bytes: int = 32 * 2**20  # a whole answer, plain or streamed
+    events: int = 500_000  # events in one stream
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Usage:
+    """Tokens of one call. `estimated` is set when a figure is ours and not the provider's."""
+
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+    cached_tokens: int = 0  # part of prompt_tokens read from the provider's cache
+    reasoning_tokens: int = 0  # part of completion_tokens spent on thinking
+    estimated: bool = False
+
+    @property
+    def total_tokens(self) -> int:
+        return self.prompt_tokens + self.completion_tokens
+
+    def __add__(self, other: "Usage") -> "Usage":
+        return Usage(
+            prompt_tokens=self.prompt_tokens + other.prompt_tokens,
+            completion_tokens=self.completion_tokens + other.completion_tokens,
+            cached_tokens=self.cached_tokens + other.cached_tokens,
+            reasoning_tokens=self.reasoning_tokens + other.reasoning_tokens,
+            estimated=self.estimated or other.estimated,
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ToolCall:
+    """A finished tool call. `arguments` is JSON text, as the model wrote it."""
+
+    id: str
+    name: str
+    arguments: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ToolCallDelta:
+    """A piece of the tool call at `index`; `arguments` pieces are concatenated."""
+
+    index: int
+    id: str | None = None
+    name: str | None = None
+    arguments: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Chunk:
+    """A piece of a streamed completion. The last one carries `finish_reason` and `usage`."""
+
+    text: str = ""
+    reasoning: str = ""
+    tool_calls: tuple[ToolCallDelta, ...] = ()
+    finish_reason: FinishReason | None = None
+    usage: Usage | None = None
+    model: str | None = None
+
+    @property
+    def has_content(self) -> bool:
+        return bool(self.text or self.reasoning or self.tool_calls)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Completion:
+    """One model's whole answer. `model` is the name the provider answered under."""
+
+    text: str
+    finish_reason: FinishReason
+    model: str
+    reasoning: str = ""
+    tool_calls: tuple[ToolCall, ...] = ()
+    usage: Usage = Usage()
+
+
+async def collect(chunks: AsyncIterable[Chunk]) -> Completion:
+    """Fold a stream into the completion that `BaseAdapter.complete` would have returned.
+
+    Raises whatever the stream raises; a stream of an adapter never ends quietly without a
+    finish reason, so one that does (a hand-made one) is refused with `ValueError`.
+    """
+    fold = CompletionFold()
+    async for chunk in chunks:
+        fold.add(chunk)
+    return fold.completion()
+
+
+class CompletionFold:
+    """Accumulates chunks; `completion()` is what they amount to."""
+
+    __slots__ = ("_finish_reason", "_model", "_reasoning", "_text", "_tools", "_usage")
+
+    def __init__(self) -> None:
+        self._text: list[str] = []
+        self._reasoning: list[str] = []
+        self._tools: dict[int, tuple[str, str, list[str]]] = {}
+        self._finish_reason: FinishReason | None = None
+        self._usage: Usage | None = None
+        self._model: str | None = None
+
+    def add(self, chunk: Chunk) -> None:
+        if chunk.text:
+            self._text.append(chunk.text)
+        if chunk.reasoning:
+            self._reasoning.append(chunk.reasoning)
+        for delta in chunk.tool_calls:
+            call_id, name, pieces = self._tools.get(delta.index, ("", "", []))
+            pieces.append(delta.arguments)
+            self._tools[delta.index] = (call_id or delta.id or "", name or delta.name or "", pieces)
+        self._finish_reason = chunk.finish_reason or self._finish_reason
+        self._usage = chunk.usage or self._usage
+        self._model = self._model or chunk.model
+
+    @property
+    def text(self) -> str:
+        return "".join(self._text)
+
+    @property
+    def reasoning(self) -> str:
+        return "".join(self._reasoning)
+
+    @property
+    def tool_calls(self) -> tuple[ToolCall, ...]:
+        return tuple(
+            ToolCall(id=call_id, name=name, arguments="".join(pieces))
+            for _, (call_id, name, pieces) in sorted(self._tools.items())
+        )
+
+    @property
+    def finish_reason(self) -> FinishReason | None:
+        return self._finish_reason
+
+    @property
+    def usage(self) -> Usage | None:
+        return self._usage
+
+    @property
+    def model(self) -> str | None:
+        return self._model
+
+    def completion(self) -> Completion:
+        if self._finish_reason is None:
+            raise ValueError("the stream ended without a finish reason")
+        return Completion(
+            text=self.text,
+            reasoning=self.reasoning,
+            tool_calls=self.tool_calls,
+            finish_reason=self._finish_reason,
+            usage=self._usage or Usage(estimated=True),
+            model=self._model or "",
+        )

@@ -1,0 +1,139 @@
+"""Typed facts about a run, in the order they happen. The last one is `RunFinished`.
+
+`execute_request` is the fold of `stream_request`: it reads these events and returns
+`RunFinished.response`. A run that cannot give an answer raises instead.
+"""
+
+from dataclasses import dataclass
+
+from adapters.types import FinishReason, ToolCallDelta, Usage
+from orchestrator.responses import OrchestratorResponse
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunStarted:
+    """What was resolved: the members that will be asked and the stages that will run."""
+
+    run_id: str
+    model: str
+    pattern: str
+    members: tuple[str, ...]
+    stages: tuple[str, ...]
+    seed: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StageStarted:
+    """A stage begins. `index` counts from 0 of `total`."""
+
+    stage: str
+    index: int
+    total: int
+    members: tuple[str, ...]  # who will be called
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AttemptStarted:
+    """A call is about to be made."""
+
+    stage: str
+    member: str
+    deployment: str
+    attempt: int  # 1 is the first
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AttemptProgress:
+    """A call that is not the final one has sent more content. Not one event a chunk: rationed."""
+
+    stage: str
+    member: str
+    deployment: str
+    characters: int  # so far
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AttemptFinished:
+    """A call gave a whole answer. `usable` is false when it is empty or a refusal."""
+
+    stage: str
+    member: str
+    deployment: str
+    usable: bool
+    finish_reason: FinishReason
+    usage: Usage
+    elapsed_s: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AttemptFailed:
+    """A call failed, or was cancelled as a straggler (`error` is "Cancelled")."""
+
+    stage: str
+    member: str
+    deployment: str
+    error: str  # class name
+    message: str
+    elapsed_s: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StageFinished:
+    """A stage has its outcome. `summary` is one line for people."""
+
+    stage: str
+    index: int
+    status: str
+    elapsed_s: float
+    summary: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TextDelta:
+    """More of the final answer. All of them since the last `TextReset`, joined, are `content`."""
+
+    text: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReasoningDelta:
+    """More of the final answer's reasoning."""
+
+    text: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ToolCallsDelta:
+    """More of the final answer's tool calls."""
+
+    tool_calls: tuple[ToolCallDelta, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TextReset:
+    """The writer of the final answer broke off; the text so far is withdrawn, another follows."""
+
+    cause: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunFinished:
+    """The run is over; `response` is what `execute_request` returns."""
+
+    response: OrchestratorResponse
+
+
+Event = (
+    RunStarted
+    | StageStarted
+    | AttemptStarted
+    | AttemptProgress
+    | AttemptFinished
+    | AttemptFailed
+    | StageFinished
+    | TextDelta
+    | ReasoningDelta
+    | ToolCallsDelta
+    | TextReset
+    | RunFinished
+)

@@ -1,0 +1,129 @@
+"""What a run returns: the answer, and the receipt that explains it.
+
+Everything here is a frozen value that survives a trip through JSON (`Receipt.to_json`,
+`Receipt.from_json`).
+"""
+
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from pydantic import TypeAdapter
+
+from adapters.types import FinishReason, ToolCall, Usage
+
+RunStatus = Literal["complete", "degraded", "partial"]
+AttemptStatus = Literal["ok", "failed", "cancelled", "skipped"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AttemptRecord:
+    """One call to one deployment: what was asked of it and what came of it.
+
+    `label` is the shuffled letter under which the other members saw this answer, if they did.
+    `usable` is false for an empty or refused answer: it does not count to the quorum.
+    """
+
+    member: str  # the panel's name for it; a sampled deployment is `gpt#2`
+    deployment: str
+    provider: str
+    model: str  # the model id that was asked for
+    status: AttemptStatus
+    role: str = ""
+    label: str = ""
+    usable: bool = False
+    answered_as: str = ""  # the model id the provider answered under
+    finish_reason: FinishReason | None = None
+    usage: Usage = Usage()
+    started_s: float = 0.0  # after the run's start
+    first_content_s: float | None = None  # after the attempt's start
+    elapsed_s: float = 0.0
+    error: str = ""  # the error's class name
+    message: str = ""  # what it said, free of secrets
+    status_code: int | None = None
+    text: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StageRecord:
+    """One step of a pattern. `outcome` holds what its combination decided.
+
+    For `rank`: `{"ranking": [...], "scores": {...}, "unparsable": n}`; for `vote`: `{"winner":,
+    "votes": {...}, "unparsable": n, "dissent": [...]}`; for `pick`: `{"picked":, "reason":}`;
+    for `write`: `{"synthesizer":, "tried": [...]}`.
+    """
+
+    name: str
+    combine: str  # "" for a stage that only gathers drafts
+    status: Literal["ok", "degraded", "failed", "skipped"]
+    started_s: float
+    elapsed_s: float
+    attempts: tuple[AttemptRecord, ...] = ()
+    outcome: dict[str, Any] = field(default_factory=dict)
+    causes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Receipt:
+    """The record of a run: who was asked what, what it took, and why the answer is what it is."""
+
+    run_id: str
+    model: str  # the name the caller asked for
+    pattern: str  # "" for a single deployment or route
+    prompt: str
+    seed: int
+    config_hash: str
+    started_at: str  # ISO 8601, UTC
+    elapsed_s: float
+    status: RunStatus
+    causes: tuple[str, ...]  # why the status is not "complete"
+    missing: tuple[str, ...]  # members that gave no usable answer
+    calls: int
+    usage: Usage
+    stages: tuple[StageRecord, ...]
+    content: str
+    notes: tuple[str, ...] = ()  # caveats of the method, e.g. consistency is not truth
+    version: int = 1
+
+    def to_json(self, *, indent: int | None = 2) -> bytes:
+        return _RECEIPT.dump_json(self, indent=indent)
+
+    @staticmethod
+    def from_json(text: bytes | str) -> "Receipt":
+        """Raises `pydantic.ValidationError` for anything that is no receipt."""
+        return _RECEIPT.validate_json(text)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MemberResponse:
+    """What one member of the panel answered in the first stage, or why it did not."""
+
+    member: str
+    deployment: str
+    text: str = ""
+    usable: bool = False
+    usage: Usage = Usage()
+    elapsed_s: float = 0.0
+    error: str = ""
+    message: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OrchestratorResponse:
+    """One synthesised answer. `status` says whether it is all it was meant to be."""
+
+    content: str
+    status: RunStatus
+    causes: tuple[str, ...]
+    model_responses: dict[str, MemberResponse]
+    receipt: Receipt
+    finish_reason: FinishReason = "stop"
+    reasoning: str = ""
+    tool_calls: tuple[ToolCall, ...] = ()
+
+    @property
+    def usage(self) -> Usage:
+        """Tokens of the whole run, every call included."""
+        return self.receipt.usage
+
+
+_RECEIPT: TypeAdapter[Receipt] = TypeAdapter(Receipt)
