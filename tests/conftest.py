@@ -1,0 +1,121 @@
+"""Keep every test to itself: no network, no key, no home folder, nothing left running."""
+
+import asyncio
+import inspect
+import ipaddress
+import os
+import re
+import sys
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+
+import hypothesis
+import pytest
+
+LIVE = os.environ.get("ORCHESTRATOR_RECORD") == "live"  # recording: the only use for the internet
+
+# A reader's own settings must not decide whether a test passes: keys, endpoints, proxies, switches.
+PERSONAL = re.compile(
+    r"_API_KEY$|_API_TOKEN$|_AUTH_TOKEN$|_BASE_URL$|_API_BASE$|_PROXY$|^LITELLM_|^ORCHESTRATOR_HOME$",
+    re.IGNORECASE,
+)
+if not LIVE:
+    for name in [name for name in os.environ if PERSONAL.search(name)]:
+        del os.environ[name]
+
+hypothesis.settings.register_profile("suite", deadline=None)  # the machine may be busy
+hypothesis.settings.register_profile("ci", deadline=None, derandomize=True, print_blob=True)
+hypothesis.settings.load_profile("ci" if os.environ.get("CI") else "suite")
+
+
+class NetworkBlocked(Exception):
+    """A test reached for a machine other than this one.
+
+    Not an OSError: a client would take that for a provider that is down, and carry on.
+    """
+
+
+blocked: list[str] = []
+
+
+def is_here(host: object) -> bool:
+    """Whether a host means this very machine. No host at all does."""
+    text = host.decode("ascii", "replace") if isinstance(host, bytes) else str(host or "localhost")
+    try:
+        address = ipaddress.ip_address(text.partition("%")[0])
+    except ValueError:
+        return text.lower().rstrip(".") == "localhost"
+    return address.is_loopback or address.is_unspecified
+
+
+def refuse_the_internet(event: str, args: tuple[object, ...]) -> None:
+    """Stop connections and name look-ups at the interpreter's own door, whoever makes them."""
+    if not event.startswith("socket."):
+        return
+    if event in {"socket.connect", "socket.sendto", "socket.sendmsg"}:
+        address = args[1]
+        target = address[0] if isinstance(address, tuple) else None  # AF_UNIX has no host
+    elif event in {"socket.getaddrinfo", "socket.gethostbyname", "socket.gethostbyaddr"}:
+        target = args[0]
+    else:
+        return
+    if not is_here(target):
+        blocked.append(f"{event} {target!r}")
+        raise NetworkBlocked(f"{event} {target!r}: tests stay on this machine")
+
+
+if not LIVE:
+    sys.addaudithook(refuse_the_internet)
+
+
+@pytest.fixture(autouse=True)
+def _no_network() -> Iterator[None]:
+    """Fail a test that reached out, even if the code under test swallowed the refusal."""
+    blocked.clear()
+    yield
+    reached = tuple(blocked)
+    blocked.clear()
+    assert not reached, f"the test reached for the network: {reached}"
+
+
+@pytest.fixture
+def blocked_connections() -> list[str]:
+    """What was refused so far. A test that means to be refused clears it."""
+    return blocked
+
+
+@pytest.fixture(autouse=True)
+def orchestrator_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A home of its own for every test: receipts, history, recent runs."""
+    home = tmp_path / "home"
+    monkeypatch.setenv("ORCHESTRATOR_HOME", str(home))
+    return home
+
+
+@pytest.fixture
+async def _nothing_left() -> AsyncIterator[None]:
+    """Fail a test that leaves tasks running or sockets open behind all its other fixtures."""
+    loop = asyncio.get_running_loop()
+    tasks, files = set(asyncio.all_tasks()), watched_files(loop)
+    yield
+    for _ in range(5):  # what was cancelled or closed needs a turn or two to end
+        await asyncio.sleep(0)
+    left = [task for task in asyncio.all_tasks() - tasks if task is not asyncio.current_task()]
+    assert not left, f"tasks left running: {left}"
+    opened = {
+        number: watched for number, watched in watched_files(loop).items() if number not in files
+    }
+    assert not opened, f"sockets left open: {opened}"
+
+
+def watched_files(loop: asyncio.AbstractEventLoop) -> dict[int, str]:
+    """The file numbers a loop listens to, with what it would do for each."""
+    selector = getattr(loop, "_selector", None)  # a proactor (Windows) has none
+    return {key.fd: str(key.data) for key in selector.get_map().values()} if selector else {}
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Put `_nothing_left` first into every async test: first in is last out."""
+    for item in items:
+        if isinstance(item, pytest.Function) and inspect.iscoroutinefunction(item.obj):
+            item.fixturenames.insert(0, "_nothing_left")
