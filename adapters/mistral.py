@@ -1,7 +1,15 @@
-"""Mistral."""
+"""Mistral's chat completions."""
 
-from adapters.base import BaseAdapter
+from typing import ClassVar
+
+from adapters import _formats
+from adapters.base import LiteLLMAdapter
 
 
-class MistralAdapter(BaseAdapter):
-    """Mistral."""
+class MistralAdapter(LiteLLMAdapter):
+    """`api_base` is `https://api.mistral.ai/v1`; the key is `MISTRAL_API_KEY`."""
+
+    prefix = "mistral"
+    wire = _formats.OPENAI
+    default_base = "https://api.mistral.ai/v1"
+    key_variables: ClassVar = ("MISTRAL_API_KEY",)

@@ -1,0 +1,227 @@
+"""Read what a provider's JSON says about itself: is it an error, is it the end, whose usage.
+
+Pure functions over parsed JSON, one `WireFormat` a protocol. They judge whether an answer can be
+trusted; turning it into text and tool calls stays litellm's work.
+"""
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+Json = dict[str, Any]
+
+TOKENS_MAX = 100_000_000  # no context window comes near; a larger figure is nonsense
+_NOTHING: Json = {}
+
+
+@dataclass(frozen=True, slots=True)
+class WireError:
+    """An error a provider reported in its own words."""
+
+    message: str
+    code: str = ""  # every machine-readable word of the error, in lower case
+    status: int | None = None
+    details: Any = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WireFormat:
+    """How to read one protocol. Every function takes a parsed body or one parsed event."""
+
+    name: str
+    finish: Callable[[Json], str | None]  # the provider's own finish reason, when this says one
+    error: Callable[[Json], WireError | None]
+    usage_holder: Callable[[Json], tuple[Json, str] | None]  # (object, key) where usage stands
+    model: Callable[[Json], str | None]
+    has_answer: Callable[[Json], bool]  # a plain body holds at least one candidate answer
+    empty_usage: Any = None  # what replaces usage that is nonsense
+
+
+def read_error(body: Json) -> WireError | None:
+    """The error in a body or event, in any of the shapes providers and gateways use."""
+    error = body.get("error")
+    if isinstance(error, Mapping):
+        return _from_object(error)
+    if isinstance(error, str) and error:
+        return WireError(error, _words(body.get("code"), body.get("type")), _status(body))
+    if body.get("object") == "error" or body.get("type") == "error":
+        return _from_object(body)
+    return None
+
+
+def _from_object(error: Mapping[str, Any]) -> WireError:
+    message = error.get("message")
+    words = _words(error.get("type"), error.get("code"), error.get("status"), error.get("reason"))
+    details = error.get("details")
+    return WireError(
+        message if isinstance(message, str) and message else "the provider gave no reason",
+        " ".join(part for part in (words, _words(*_reasons(details))) if part),
+        _status(error),
+        details,
+    )
+
+
+def _reasons(details: Any) -> Iterator[Any]:
+    """The machine-readable words in Google's list of error details."""
+    for detail in details if isinstance(details, list) else ():
+        if isinstance(detail, Mapping):
+            yield detail.get("reason")
+            for violation in detail.get("violations") or ():
+                if isinstance(violation, Mapping):
+                    yield violation.get("quotaId")
+
+
+def _words(*values: Any) -> str:
+    return " ".join(str(v).lower() for v in values if isinstance(v, (str, int)) and v != "")
+
+
+def _status(error: Mapping[str, Any]) -> int | None:
+    for key in ("status_code", "raw_status_code", "code", "status"):
+        value = error.get(key)
+        if isinstance(value, str) and value.isdigit():
+            value = int(value)
+        if isinstance(value, int) and not isinstance(value, bool) and 400 <= value <= 599:
+            return value
+    return None
+
+
+def _choices(body: Json) -> Iterator[Json]:
+    choices = body.get("choices")
+    for choice in choices if isinstance(choices, list) else ():
+        if isinstance(choice, dict):
+            yield choice
+
+
+def _openai_finish(body: Json) -> str | None:
+    return next((str(c["finish_reason"]) for c in _choices(body) if c.get("finish_reason")), None)
+
+
+def _openai_usage(body: Json) -> tuple[Json, str] | None:
+    return (body, "usage") if body.get("usage") is not None else None
+
+
+def _own_model(body: Json) -> str | None:
+    model = body.get("model")
+    return model if isinstance(model, str) else None
+
+
+def _anthropic_finish(body: Json) -> str | None:
+    place = body.get("delta") if body.get("type") == "message_delta" else body
+    reason = place.get("stop_reason") if isinstance(place, dict) else None
+    return str(reason) if reason else None
+
+
+def _anthropic_usage(body: Json) -> tuple[Json, str] | None:
+    message = body.get("message")
+    place = message if isinstance(message, dict) else body
+    return (place, "usage") if place.get("usage") is not None else None
+
+
+def _anthropic_model(body: Json) -> str | None:
+    message = body.get("message")
+    return _own_model(message if isinstance(message, dict) else body)
+
+
+def _candidates(body: Json) -> Iterator[Json]:
+    candidates = body.get("candidates")
+    for candidate in candidates if isinstance(candidates, list) else ():
+        if isinstance(candidate, dict):
+            yield candidate
+
+
+def _blocked(body: Json) -> str | None:
+    feedback = body.get("promptFeedback")
+    reason = feedback.get("blockReason") if isinstance(feedback, dict) else None
+    return str(reason) if reason else None
+
+
+def _google_finish(body: Json) -> str | None:
+    reasons = (str(c["finishReason"]) for c in _candidates(body) if c.get("finishReason"))
+    return next(reasons, None) or _blocked(body)
+
+
+def _google_usage(body: Json) -> tuple[Json, str] | None:
+    return (body, "usageMetadata") if body.get("usageMetadata") is not None else None
+
+
+def _google_model(body: Json) -> str | None:
+    model = body.get("modelVersion")
+    return model if isinstance(model, str) else None
+
+
+def _cohere_finish(body: Json) -> str | None:
+    place = body.get("delta") if body.get("type") == "message-end" else body
+    reason = place.get("finish_reason") if isinstance(place, dict) else None
+    return str(reason) if reason else None
+
+
+def _cohere_error(body: Json) -> WireError | None:
+    if (found := read_error(body)) is not None:
+        return found
+    if isinstance(body.get("message"), str):  # an answer holds an object there
+        return WireError(body["message"])
+    if _cohere_finish(body) in ("ERROR", "ERROR_TOXIC", "ERROR_LIMIT"):
+        place = body.get("delta") or body
+        reason = place.get("error")
+        return WireError(str(reason) if reason else "the provider broke the answer off", status=500)
+    return None
+
+
+def _cohere_usage(body: Json) -> tuple[Json, str] | None:
+    delta = body.get("delta")
+    place = delta if isinstance(delta, dict) else body
+    return (place, "usage") if place.get("usage") is not None else None
+
+
+OPENAI = WireFormat(
+    name="openai",
+    finish=_openai_finish,
+    error=read_error,
+    usage_holder=_openai_usage,
+    model=_own_model,
+    has_answer=lambda body: any("message" in choice for choice in _choices(body)),
+)
+ANTHROPIC = WireFormat(
+    name="anthropic",
+    finish=_anthropic_finish,
+    error=read_error,
+    usage_holder=_anthropic_usage,
+    model=_anthropic_model,
+    has_answer=lambda body: isinstance(body.get("content"), list),
+    empty_usage={"input_tokens": 0, "output_tokens": 0},
+)
+GOOGLE = WireFormat(
+    name="google",
+    finish=_google_finish,
+    error=read_error,
+    usage_holder=_google_usage,
+    model=_google_model,
+    has_answer=lambda body: any(_candidates(body)) or _blocked(body) is not None,
+)
+COHERE = WireFormat(
+    name="cohere",
+    finish=_cohere_finish,
+    error=_cohere_error,
+    usage_holder=_cohere_usage,
+    model=lambda body: None,  # Cohere does not say which model answered
+    has_answer=lambda body: isinstance(body.get("message"), dict),
+)
+
+
+def is_plausible(usage: Any) -> bool:
+    """Whether every figure in a usage object is a token count a provider could mean."""
+    return isinstance(usage, dict) and all(_plausible_value(value) for value in usage.values())
+
+
+def _plausible_value(value: Any) -> bool:
+    if isinstance(value, dict):
+        return all(_plausible_value(inner) for inner in value.values())
+    if isinstance(value, bool) or value is None or isinstance(value, list):
+        return True
+    if isinstance(value, (int, float)):
+        return 0 <= value <= TOKENS_MAX
+    return isinstance(value, str) and not _looks_numeric(value)
+
+
+def _looks_numeric(text: str) -> bool:
+    return text.lstrip("+-").replace(".", "", 1).isdigit()

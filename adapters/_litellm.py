@@ -1,0 +1,299 @@
+"""THE door: the only file that names litellm. What goes in is our own list, what comes out is checked.
+
+litellm is imported at the first real call (it costs seconds and 160 MB). Its HTTP clients all run
+over `_wire.WatchedTransport`, so a retry, a redirect or a stream cut short inside it cannot go
+unnoticed. Nothing of litellm's is used but `acompletion`, its exceptions and its token counter.
+"""
+
+import asyncio
+import importlib
+import logging
+import os
+import threading
+import weakref
+from collections.abc import AsyncIterator, Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from adapters._scrub import scrub
+from adapters._wire import CURRENT, Call, WatchedTransport
+from adapters.errors import (
+    AuthenticationFailed,
+    ConnectionFailed,
+    ContentFiltered,
+    ContextWindowExceeded,
+    InvalidRequest,
+    MalformedResponse,
+    ModelNotFound,
+    PermissionDenied,
+    ProviderError,
+    ProviderTimeout,
+    ProviderUnavailable,
+    QuotaExhausted,
+    RateLimited,
+    StreamBroken,
+)
+
+# Where a litellm exception is all we have: it refused a request before sending it. What a
+# provider answered is classified from the wire (`_classify.py`). A test walks litellm.exceptions
+# and fails on a class that is missing here.
+ERRORS: dict[str, type[ProviderError]] = {
+    "AuthenticationError": AuthenticationFailed,
+    "PermissionDeniedError": PermissionDenied,
+    "NotFoundError": ModelNotFound,
+    "LiteLLMUnknownProvider": ModelNotFound,
+    "ContextWindowExceededError": ContextWindowExceeded,
+    "ContentPolicyViolationError": ContentFiltered,
+    "GuardrailRaisedException": ContentFiltered,
+    "BlockedPiiEntityError": ContentFiltered,
+    "GuardrailInterventionNormalStringError": ContentFiltered,
+    "PaymentRequiredError": QuotaExhausted,
+    "BudgetExceededError": QuotaExhausted,
+    "RateLimitError": RateLimited,
+    "RouterRateLimitError": RateLimited,
+    "RouterRateLimitErrorBasic": RateLimited,
+    "BadRequestError": InvalidRequest,
+    "UnprocessableEntityError": InvalidRequest,
+    "UnsupportedParamsError": InvalidRequest,
+    "ImageFetchError": InvalidRequest,
+    "InvalidRequestError": InvalidRequest,
+    "RejectedRequestError": InvalidRequest,
+    "Timeout": ProviderTimeout,
+    "InternalServerError": ProviderUnavailable,
+    "ServiceUnavailableError": ProviderUnavailable,
+    "BadGatewayError": ProviderUnavailable,
+    "MidStreamFallbackError": StreamBroken,
+    "APIConnectionError": ConnectionFailed,
+    "APIResponseValidationError": MalformedResponse,
+    "JSONSchemaValidationError": MalformedResponse,
+    "APIError": ProviderUnavailable,
+    "OpenAIError": ProviderUnavailable,
+    "MockException": ProviderUnavailable,
+}
+
+_ENVIRONMENT = {
+    "LITELLM_LOCAL_MODEL_COST_MAP": "True",  # no download at import
+    "DEFAULT_MAX_RETRIES": "0",
+    "LITELLM_TELEMETRY": "False",
+}
+_SWITCHES: dict[str, Any] = {
+    "suppress_debug_info": True,  # else help text on stdout
+    "telemetry": False,
+    "num_retries": 0,
+    "drop_params": False,
+    "modify_params": False,
+    "disable_hf_tokenizer_download": True,
+    "turn_off_message_logging": True,
+    "REPEATED_STREAMING_CHUNK_LIMIT": 10**9,
+}
+_loading = threading.Lock()
+_litellm: Any = None  # the module, once it is loaded
+_shared: "_Shared | None" = None
+
+Clients = Literal["sdk", "handler", "seeded"]
+
+
+@dataclass(frozen=True, slots=True)
+class _Shared:
+    """What all calls of a process have in common. Nothing here is bound to an event loop."""
+
+    transport: WatchedTransport
+    handler: Any  # litellm's AsyncHTTPHandler over our transport
+    http: Any  # an httpx.AsyncClient over our transport, for the openai SDK
+    tls: Any
+
+
+def is_loaded() -> bool:
+    """Whether litellm has been imported through this door."""
+    return _litellm is not None
+
+
+async def load() -> None:
+    """Import litellm if that is still to be done, without holding up the event loop."""
+    if _litellm is None:
+        await asyncio.to_thread(_load)
+
+
+def _load() -> Any:
+    global _litellm, _shared
+    with _loading:
+        if _litellm is None:
+            os.environ.update(_ENVIRONMENT)
+            module = importlib.import_module("litellm")
+            for name, value in _SWITCHES.items():
+                setattr(module, name, value)
+            for name in ("LiteLLM", "LiteLLM Router", "LiteLLM Proxy", "httpx", "openai"):
+                logging.getLogger(name).setLevel(logging.ERROR)
+            _shared = _build_shared()
+            _litellm = module
+    return _litellm
+
+
+def _build_shared() -> _Shared:
+    import httpx  # with litellm, not before: it costs 0.1 s
+    from litellm.llms.custom_httpx.http_handler import AsyncHTTPHandler, get_ssl_configuration
+
+    tls = get_ssl_configuration()
+    transport = WatchedTransport(_plain_transport(tls))
+    return _Shared(
+        transport=transport,
+        handler=AsyncHTTPHandler(transport=transport, follow_redirects=False),
+        http=httpx.AsyncClient(transport=transport, follow_redirects=False, trust_env=False),
+        tls=tls,
+    )
+
+
+def _plain_transport(tls: Any) -> Any:
+    """litellm's own aiohttp transport with no limit on connections to one host and no cookies."""
+    import aiohttp
+    from litellm.llms.custom_httpx.aiohttp_transport import LiteLLMAiohttpTransport
+
+    def session() -> aiohttp.ClientSession:
+        return aiohttp.ClientSession(
+            connector=aiohttp.TCPConnector(limit=0, ssl=tls, enable_cleanup_closed=False),
+            cookie_jar=aiohttp.DummyCookieJar(),
+            timeout=aiohttp.ClientTimeout(total=None),
+        )
+
+    return LiteLLMAiohttpTransport(client=session)
+
+
+class Connection:
+    """One deployment's connections, a pool for each event loop, and its openai SDK client."""
+
+    def __init__(self, *, api_base: str, api_key: str) -> None:
+        self._api_base = api_base
+        self._api_key = api_key
+        self._pools: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, Any] = (
+            weakref.WeakKeyDictionary()
+        )
+        self._sdk: Any = None
+
+    def pool(self) -> Any:
+        """The transport of the running loop."""
+        loop = asyncio.get_running_loop()
+        found = self._pools.get(loop)
+        if found is None:
+            found = self._pools[loop] = _plain_transport(_live().tls)
+        return found
+
+    def client(self, kind: Clients) -> Any:
+        """What to pass to litellm as `client`."""
+        if kind == "handler":
+            return _live().handler
+        if kind == "seeded":
+            _seed_cohere_client()
+            return None
+        if self._sdk is None:
+            from openai import AsyncOpenAI
+
+            self._sdk = AsyncOpenAI(
+                api_key=self._api_key,
+                base_url=self._api_base,
+                http_client=_live().http,
+                max_retries=0,
+                organization="",
+                project="",
+            )
+        return self._sdk
+
+    async def aclose(self) -> None:
+        """Close the running loop's pool."""
+        pool = self._pools.pop(asyncio.get_running_loop(), None)
+        if pool is not None:
+            await pool.aclose()
+
+
+def _live() -> _Shared:
+    assert _shared is not None, "load() comes first"
+    return _shared
+
+
+def _seed_cohere_client() -> None:
+    """litellm's Cohere path takes no `client`: give ours to the one it keeps for that provider."""
+    from litellm.llms.custom_httpx.http_handler import get_async_httpx_client
+    from litellm.types.utils import LlmProviders
+
+    kept = get_async_httpx_client(LlmProviders.COHERE_CHAT, params={"ssl_verify": None})
+    if kept.client is not _live().handler.client:
+        kept.client = _live().handler.client
+
+
+async def complete(
+    call: Call, connection: Connection, kind: Clients, fields: Mapping[str, Any]
+) -> Any:
+    """One plain call. Returns litellm's ModelResponse, checked against the wire.
+
+    Raises:
+        ProviderError: whatever went wrong, by its true class.
+    """
+    return await _send(call, connection, kind, fields)
+
+
+async def open_stream(
+    call: Call, connection: Connection, kind: Clients, fields: Mapping[str, Any]
+) -> AsyncIterator[Any]:
+    """Begin a streamed call. Yields the provider's own chunks as litellm reads them.
+
+    They are taken from inside litellm's stream wrapper, which would add an invented finish reason
+    and an invented usage, at eighteen times the cost.
+    """
+    wrapper = await _send(call, connection, kind, {**fields, "stream": True})
+    token = CURRENT.set(call)
+    try:
+        inner = await wrapper.fetch_stream()  # Gemini sends its request only now
+    except Exception as error:
+        raise explain(call, error, fields) from None
+    finally:
+        CURRENT.reset(token)
+    return aiter(inner)
+
+
+async def _send(
+    call: Call, connection: Connection, kind: Clients, fields: Mapping[str, Any]
+) -> Any:
+    token = CURRENT.set(call)
+    try:
+        response = await _litellm.acompletion(
+            client=connection.client(kind),
+            max_retries=0,
+            num_retries=0,
+            timeout=call.limits.total_s + 60.0,  # never fires: ours do
+            drop_params=False,
+            _skip_mcp_handler=True,  # else tools need a package that is not there
+            **fields,
+        )
+    except Exception as error:
+        raise explain(call, error, fields) from None
+    finally:
+        CURRENT.reset(token)
+    if call.failure is not None:  # litellm answered in spite of what the wire said
+        raise call.failure
+    return response
+
+
+def explain(call: Call, error: Exception, fields: Mapping[str, Any]) -> ProviderError:
+    """Which error this is: what the wire said if it said anything, else litellm's class."""
+    if call.failure is not None:
+        return call.failure
+    message = scrub(str(error), (str(fields.get("api_key", "")),))
+    if call.requests:
+        return MalformedResponse(f"the answer could not be read: {message}", **call.about)
+    kind = next(
+        (ERRORS[base.__name__] for base in type(error).__mro__ if base.__name__ in ERRORS),
+        InvalidRequest,
+    )
+    return kind(_without_prefix(message), **call.about)
+
+
+def _without_prefix(message: str) -> str:
+    return message.removeprefix("litellm.").strip()
+
+
+def count_tokens(model: str, text: str) -> int:
+    """An estimate of the tokens in a text, offline. Before litellm is loaded: 4 bytes a token."""
+    if not text:
+        return 0
+    if _litellm is None:
+        return len(text.encode("utf-8", "replace")) // 4 + 1
+    return int(_litellm.token_counter(model=model, text=text))

@@ -1,0 +1,176 @@
+"""Turn litellm's answers into ours. Duck-typed and pure: litellm is not imported here."""
+
+import json
+from collections.abc import Callable, Iterable
+from typing import Any
+
+from adapters.types import Chunk, FinishReason, ToolCall, ToolCallDelta, Usage
+
+_FINISH: dict[str, FinishReason] = {
+    **dict.fromkeys(("stop", "end_turn", "stop_sequence", "complete", "eos", "end"), "stop"),
+    **dict.fromkeys(("pause_turn", "finish_reason_stop"), "stop"),
+    **dict.fromkeys(("length", "max_tokens", "model_length", "max_output_tokens"), "length"),
+    **dict.fromkeys(("model_context_window_exceeded",), "length"),
+    **dict.fromkeys(("tool_calls", "tool_call", "tool_use", "function_call"), "tool_calls"),
+    **dict.fromkeys(
+        (
+            "content_filter",
+            "content_filtered",
+            "safety",
+            "refusal",
+            "recitation",
+            "blocklist",
+            "prohibited_content",
+            "spii",
+            "image_safety",
+            "image_prohibited_content",
+            "jailbreak",
+            "guardrail_intervened",
+            "language",
+            "blocked_reason_unspecified",
+            "block_reason_unspecified",
+            "other",
+        ),
+        "content_filter",
+    ),
+}
+# The provider itself says that what it sent is no answer.
+_FAILED = frozenset(("error", "malformed_function_call", "unexpected_tool_call", "insufficient_system_resource"))
+
+
+def finish_reason(said: str, *, has_tool_calls: bool, has_text: bool) -> FinishReason | None:
+    """Our word for a provider's finish reason; `None` when it means that the answer failed.
+
+    A word nobody knows is "length": the answer may be cut, so it is not called complete.
+    """
+    word = said.lower()
+    if word in _FAILED:
+        return None
+    known = _FINISH.get(word, "length")
+    if known == "stop" and has_tool_calls:  # Gemini and some gateways
+        return "tool_calls"
+    if known == "tool_calls" and not has_tool_calls and has_text:  # a schema sent as a tool
+        return "stop"
+    return known
+
+
+def read_usage(usage: Any) -> Usage:
+    """Token counts from litellm's or openai's usage object."""
+    prompt, completion = _count(usage, "prompt_tokens"), _count(usage, "completion_tokens")
+    cached = _count(_get(usage, "prompt_tokens_details"), "cached_tokens")
+    reasoning = _count(_get(usage, "completion_tokens_details"), "reasoning_tokens")
+    return Usage(
+        prompt_tokens=prompt,
+        completion_tokens=completion,
+        cached_tokens=cached or _count(usage, "prompt_cache_hit_tokens"),
+        reasoning_tokens=reasoning,
+    )
+
+
+def believable(
+    usage: Usage | None, *, answered: bool, count: Callable[[], tuple[int, int]]
+) -> Usage:
+    """The provider's usage, or an estimate where it sent none or none that can be true.
+
+    Args:
+        usage: What the provider sent, if it was plausible at all.
+        answered: Whether the model wrote anything.
+        count: Our own count of prompt and completion tokens, made only when it is needed.
+    """
+    if usage is not None and usage.prompt_tokens and (usage.completion_tokens or not answered):
+        return Usage(
+            prompt_tokens=usage.prompt_tokens,
+            completion_tokens=usage.completion_tokens,
+            cached_tokens=min(usage.cached_tokens, usage.prompt_tokens),
+            reasoning_tokens=usage.reasoning_tokens,
+        )
+    prompt, completion = count()
+    known = usage or Usage()
+    return Usage(
+        prompt_tokens=known.prompt_tokens or prompt,
+        completion_tokens=known.completion_tokens or completion,
+        cached_tokens=known.cached_tokens,
+        reasoning_tokens=known.reasoning_tokens,
+        estimated=True,
+    )
+
+
+def read_chunk(chunk: Any) -> Chunk:
+    """One piece of a stream: text, reasoning, tool calls, usage. The finish comes from the wire."""
+    usage = _get(chunk, "usage")
+    found = read_usage(usage) if usage is not None else None
+    choice = next(iter(_get(chunk, "choices") or ()), None)
+    delta = _get(choice, "delta")
+    if delta is None:
+        return Chunk(text=_get(chunk, "text") or "", usage=found)
+    return Chunk(
+        text=_text(_get(delta, "content")),
+        reasoning=_reasoning(delta),
+        tool_calls=tuple(_deltas(_get(delta, "tool_calls") or ())),
+        usage=found,
+    )
+
+
+def _deltas(calls: Iterable[Any]) -> Iterable[ToolCallDelta]:
+    for position, call in enumerate(calls):
+        function = _get(call, "function")
+        index = _get(call, "index")
+        yield ToolCallDelta(
+            index=position if index is None else int(index),
+            id=_get(call, "id") or None,
+            name=_get(function, "name") or None,
+            arguments=_get(function, "arguments") or "",
+        )
+
+
+def read_message(response: Any) -> tuple[str, str, tuple[ToolCall, ...]]:
+    """Text, reasoning and tool calls of a plain answer."""
+    choice = next(iter(_get(response, "choices") or ()), None)
+    message = _get(choice, "message")
+    calls = tuple(
+        ToolCall(
+            id=_get(call, "id") or f"call_{position}",
+            name=_get(_get(call, "function"), "name") or "",
+            arguments=_get(_get(call, "function"), "arguments") or "",
+        )
+        for position, call in enumerate(_get(message, "tool_calls") or ())
+    )
+    return _text(_get(message, "content")), _reasoning(message), calls
+
+
+def is_json_object(text: str) -> bool:
+    """Whether tool-call arguments are whole. No arguments at all count as whole."""
+    if not text.strip():
+        return True
+    try:
+        return isinstance(json.loads(text), dict)
+    except ValueError:
+        return False
+
+
+def _text(content: Any) -> str:
+    if isinstance(content, str):
+        return content
+    if isinstance(content, list):
+        return "".join(_get(part, "text") or "" for part in content)
+    return ""
+
+
+def _reasoning(place: Any) -> str:
+    for name in ("reasoning_content", "reasoning"):
+        found = _get(place, name)
+        if isinstance(found, str) and found:
+            return found
+    return ""
+
+
+def _count(place: Any, name: str) -> int:
+    value = _get(place, name)
+    return int(value) if isinstance(value, (int, float)) and value > 0 else 0
+
+
+def _get(place: Any, name: str) -> Any:
+    """A field of an object or of a mapping; `None` where there is none."""
+    if place is None:
+        return None
+    return place.get(name) if isinstance(place, dict) else getattr(place, name, None)

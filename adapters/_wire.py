@@ -1,0 +1,478 @@
+"""Watch the bytes between a provider and litellm, and stop what cannot be trusted.
+
+litellm hides what the wire said: it rewrites statuses, turns cut streams into `stop`, follows
+redirects, retries, and splits lines inside a JSON string. So its HTTP clients are given this
+transport. Every call has a `Call` in a context variable; the transport records there what the
+provider really answered, and raises at the first thing that must not reach litellm. What litellm
+is given is whole events of valid JSON, a line each.
+"""
+
+from collections.abc import AsyncIterator, Mapping
+from contextvars import ContextVar
+from dataclasses import dataclass, field
+
+import httpx
+import orjson
+
+from adapters._classify import error_class, retry_after_s, status_of
+from adapters._formats import Json, WireError, WireFormat, is_plausible, read_error
+from adapters.errors import (
+    ConnectionFailed,
+    EmptyAnswer,
+    MalformedResponse,
+    ProviderError,
+    ProviderTimeout,
+    ProviderUnavailable,
+    StreamBroken,
+)
+from adapters.types import Limits
+
+ERROR_BODY_BYTES = 64 * 1024
+_UNSAFE_IN_LINES = (  # str.splitlines, which httpx uses, breaks lines at these
+    (b"\xc2\x85", b"\\u0085"),
+    (b"\xe2\x80\xa8", b"\\u2028"),
+    (b"\xe2\x80\xa9", b"\\u2029"),
+)
+
+
+class Refused(httpx.TransportError):
+    """Raised into litellm to end a call; `Call.failure` holds what our caller will see."""
+
+
+@dataclass(slots=True, kw_only=True)
+class Call:
+    """What the wire said during one call."""
+
+    format: WireFormat
+    limits: Limits
+    inner: httpx.AsyncBaseTransport
+    streamed: bool
+    about: Mapping[str, str]  # provider and deployment, for errors
+    done_is_complete: bool = False  # `[DONE]` without a finish reason ends an answer
+    requests: int = 0
+    failure: ProviderError | None = None
+    finish: str | None = None
+    model: str | None = None
+    usage_seen: bool = False
+    usage_rejected: bool = False
+    body: Json | None = None  # of a plain answer
+    events: list[Json] | None = None  # collected only for an adapter that reads them itself
+    response: httpx.Response | None = field(default=None, repr=False)
+
+    def fail(self, error: ProviderError) -> Refused:
+        """Remember the first failure; raise what this returns."""
+        self.failure = self.failure or error
+        return Refused(type(self.failure).__name__)
+
+    async def aclose(self) -> None:
+        """Close the provider's connection, if it is still open."""
+        if self.response is not None:
+            await self.response.aclose()
+
+
+CURRENT: ContextVar[Call | None] = ContextVar("adapters_current_call", default=None)
+
+
+class WatchedTransport(httpx.AsyncBaseTransport):
+    """Sends a request over the current call's own transport and watches what comes back."""
+
+    def __init__(self, fallback: httpx.AsyncBaseTransport) -> None:
+        self._fallback = fallback  # for calls that are not ours, in a shared process
+
+    async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
+        call = CURRENT.get()
+        if call is None:
+            return await self._fallback.handle_async_request(request)
+        call.requests += 1
+        if call.requests > 1:  # a hidden retry below us: the first outcome stands
+            raise call.fail(ConnectionFailed("the connection failed", **call.about))
+        _prepare(request, call.limits)
+        response = await _send(call, request)
+        call.response = response
+        if 300 <= response.status_code < 400:
+            raise await _refuse_redirect(call, request, response)
+        if response.status_code >= 400:
+            raise await _refuse_status(call, response)
+        if call.streamed:
+            return await _open_stream(call, request, response)
+        return await _read_plain(call, request, response)
+
+    async def aclose(self) -> None:
+        """litellm closes clients as it pleases; the connections are not its own."""
+
+
+def _prepare(request: httpx.Request, limits: Limits) -> None:
+    request.headers["accept-encoding"] = "identity"
+    # Only connecting is bounded here. The other clocks count content, so they run above.
+    request.extensions["timeout"] = {
+        "connect": limits.connect_s,
+        "pool": limits.connect_s,
+        "read": None,
+        "write": None,
+    }
+
+
+async def _send(call: Call, request: httpx.Request) -> httpx.Response:
+    host = request.url.host
+    try:
+        return await call.inner.handle_async_request(request)
+    except httpx.TimeoutException as error:
+        limit = f"{call.limits.connect_s:g} s"
+        message = f"no connection to {host} within {limit}"
+        raise call.fail(ProviderTimeout(message, **call.about)) from error
+    except httpx.ProtocolError as error:  # how litellm's transport reports TLS faults
+        message = f"no secure connection to {host}: its certificate was not accepted"
+        raise call.fail(ConnectionFailed(message, retryable=False, **call.about)) from error
+    except httpx.ConnectError as error:
+        message = f"cannot connect to {host}: {_reason(error)}"
+        raise call.fail(ConnectionFailed(message, **call.about)) from error
+    except httpx.RequestError as error:
+        message = f"{host} closed the connection before it answered"
+        raise call.fail(ConnectionFailed(message, **call.about)) from error
+
+
+def _reason(error: BaseException) -> str:
+    """Why a connection failed, in words that hold no URL and no key."""
+    seen = error.__cause__
+    os_error = getattr(seen, "os_error", None)
+    strerror = getattr(os_error, "strerror", None)
+    if isinstance(strerror, str) and strerror:
+        return strerror
+    return type(seen or error).__name__
+
+
+async def _refuse_redirect(
+    call: Call, request: httpx.Request, response: httpx.Response
+) -> Refused:
+    await response.aclose()
+    target = httpx.URL(response.headers.get("location", "")).host or "elsewhere"
+    message = (
+        f"{request.url.host} answered {response.status_code} and points to {target};"
+        " redirects are not followed, set api_base to the final address"
+    )
+    error = ProviderUnavailable(
+        message, status_code=response.status_code, retryable=False, **call.about
+    )
+    return call.fail(error)
+
+
+async def _refuse_status(call: Call, response: httpx.Response) -> Refused:
+    status = response.status_code
+    try:
+        raw = await _read_up_to(response, ERROR_BODY_BYTES)
+    except httpx.RequestError:
+        raw = b""
+    finally:
+        await response.aclose()
+    error = _error_in(call, raw) or WireError(f"HTTP {status}", status=status)
+    return call.fail(_typed(call, status, error, response.headers))
+
+
+def _error_in(call: Call, raw: bytes) -> WireError | None:
+    try:
+        body = orjson.loads(raw)
+    except orjson.JSONDecodeError:
+        return None
+    if isinstance(body, list) and body:  # Gemini sends stream errors as a list of one
+        body = body[0]
+    if not isinstance(body, dict):
+        return None
+    found = call.format.error(body) or read_error(body)
+    if found is not None:
+        return found
+    for key in ("message", "detail", "msg"):
+        if isinstance(body.get(key), str):
+            return WireError(body[key], str(body.get("type") or body.get("code") or "").lower())
+    return None
+
+
+def _typed(
+    call: Call, status: int, error: WireError, headers: Mapping[str, str]
+) -> ProviderError:
+    kind = error_class(status, error)
+    return kind(
+        error.message,
+        status_code=status,
+        retry_after_s=retry_after_s(headers, error),
+        **call.about,
+    )
+
+
+async def _read_up_to(response: httpx.Response, limit: int) -> bytes:
+    """At most `limit` bytes of a body, decoded."""
+    parts: list[bytes] = []
+    size = 0
+    async for part in response.aiter_bytes():
+        parts.append(part[: limit - size])
+        size += len(parts[-1])
+        if size >= limit:
+            break
+    return b"".join(parts)
+
+
+async def _read_plain(
+    call: Call, request: httpx.Request, response: httpx.Response
+) -> httpx.Response:
+    limit = call.limits.body_bytes
+    try:
+        raw = await _read_up_to(response, limit + 1)
+    except httpx.RequestError as error:
+        message = "the answer was cut off before its end"
+        raise call.fail(StreamBroken(message, **call.about)) from error
+    finally:
+        await response.aclose()
+    if len(raw) > limit:
+        message = f"the answer is larger than {limit:,} bytes"
+        raise call.fail(MalformedResponse(message, **call.about))
+    body = _parse_answer(call, raw, response.headers)
+    call.body = body
+    call.finish = call.format.finish(body)
+    _note(call, body)
+    return httpx.Response(
+        200, headers=_kept(response.headers), content=orjson.dumps(body), request=request
+    )
+
+
+def _kept(headers: httpx.Headers) -> list[tuple[str, str]]:
+    dropped = ("content-length", "content-encoding", "transfer-encoding", "set-cookie")
+    return [(key, value) for key, value in headers.items() if key not in dropped]
+
+
+def _parse_answer(call: Call, raw: bytes, headers: Mapping[str, str]) -> Json:
+    if not raw.strip():
+        raise call.fail(EmptyAnswer("the provider sent an empty body", **call.about))
+    try:
+        body = orjson.loads(raw)
+    except orjson.JSONDecodeError as error:
+        message = f"the provider sent {_kind(raw)} instead of a JSON answer"
+        raise call.fail(MalformedResponse(message, **call.about)) from error
+    found = _error_in(call, raw) if not isinstance(body, dict) else call.format.error(body)
+    if found is not None:
+        raise call.fail(_typed(call, status_of(found), found, headers))
+    if not isinstance(body, dict):
+        message = f"the provider sent a JSON {type(body).__name__} instead of an object"
+        raise call.fail(MalformedResponse(message, **call.about))
+    if not call.format.has_answer(body):
+        raise call.fail(EmptyAnswer("the provider sent an answer with nothing in it", **call.about))
+    return body
+
+
+def _kind(raw: bytes) -> str:
+    start = raw.lstrip()[:20].lower()
+    if start.startswith((b"<!doctype", b"<html", b"<")):
+        return "an HTML page"
+    return "broken or cut JSON" if start.startswith((b"{", b"[")) else "text"
+
+
+def _note(call: Call, answer: Json) -> None:
+    """Remember the model's name and whether real usage came; take nonsense usage out."""
+    call.model = call.model or call.format.model(answer)
+    holder = call.format.usage_holder(answer)
+    if holder is None:
+        return
+    place, key = holder
+    if is_plausible(place[key]):
+        call.usage_seen = True
+    else:
+        call.usage_rejected = True
+        place[key] = call.format.empty_usage
+
+
+async def _open_stream(
+    call: Call, request: httpx.Request, response: httpx.Response
+) -> httpx.Response:
+    parts = response.aiter_bytes()
+    first = await _first_part(call, parts)
+    if first.lstrip(b"\xef\xbb\xbf \t\r\n")[:1] in (b"{", b"[", b"<"):
+        raise await _refuse_plain_in_stream(call, first, parts, response)
+    return httpx.Response(
+        200,
+        headers=[("content-type", "text/event-stream")],
+        stream=_WatchedStream(call, first, parts, response),
+        request=request,
+    )
+
+
+async def _first_part(call: Call, parts: AsyncIterator[bytes]) -> bytes:
+    """The first bytes that are not white space, with what came before them."""
+    collected = b""
+    try:
+        async for part in parts:
+            collected += part
+            if collected.strip(b"\xef\xbb\xbf \t\r\n"):
+                break
+    except httpx.RequestError as error:
+        message = "the connection closed before any of the answer arrived"
+        raise call.fail(ConnectionFailed(message, **call.about)) from error
+    return collected
+
+
+async def _refuse_plain_in_stream(
+    call: Call, first: bytes, parts: AsyncIterator[bytes], response: httpx.Response
+) -> Refused:
+    raw = first
+    try:
+        async for part in parts:
+            raw += part
+            if len(raw) > ERROR_BODY_BYTES:
+                break
+    except httpx.RequestError:
+        pass
+    finally:
+        await response.aclose()
+    found = _error_in(call, raw)
+    if found is not None:
+        return call.fail(_typed(call, status_of(found), found, response.headers))
+    message = f"the provider sent {_kind(raw)} instead of a stream of events"
+    return call.fail(MalformedResponse(message, **call.about))
+
+
+class _WatchedStream(httpx.AsyncByteStream):
+    """A stream of events, each checked, handed on as one `data:` line of safe JSON."""
+
+    def __init__(
+        self, call: Call, first: bytes, parts: AsyncIterator[bytes], response: httpx.Response
+    ) -> None:
+        self._call = call
+        self._first = first
+        self._parts = parts
+        self._response = response
+
+    async def __aiter__(self) -> AsyncIterator[bytes]:
+        call = self._call
+        decoder = EventDecoder(call.limits)
+        try:
+            for line in self._lines(decoder, self._first):
+                yield line
+            async for part in self._parts:
+                for line in self._lines(decoder, part):
+                    yield line
+            for line in self._lines(decoder, b"\n\n"):  # the last event may lack its empty line
+                yield line
+        except httpx.RequestError as error:
+            if isinstance(error, Refused):
+                raise
+            if call.finish is None:
+                raise call.fail(_broken(call)) from error
+        except LimitExceeded as error:
+            raise call.fail(MalformedResponse(str(error), **call.about)) from error
+        if call.finish is None:
+            raise call.fail(_broken(call))
+
+    def _lines(self, decoder: "EventDecoder", part: bytes) -> list[bytes]:
+        return [line for event in decoder.feed(part) if (line := self._check(event)) is not None]
+
+    def _check(self, raw: bytes) -> bytes | None:
+        call = self._call
+        if raw.strip() == b"[DONE]":
+            if call.finish is None and call.done_is_complete:
+                call.finish = "stop"
+            return b"data: [DONE]\n\n" if call.finish is not None else None
+        try:
+            event = orjson.loads(raw)
+        except orjson.JSONDecodeError as error:
+            message = "the stream holds an event that is not valid JSON"
+            raise call.fail(StreamBroken(message, **call.about)) from error
+        if not isinstance(event, dict):
+            raise call.fail(StreamBroken("the stream holds an event of no meaning", **call.about))
+        found = call.format.error(event)
+        if found is not None:
+            raise call.fail(_typed(call, status_of(found), found, self._response.headers))
+        rejected = call.usage_rejected
+        _note(call, event)
+        call.finish = call.format.finish(event) or call.finish
+        if call.events is not None:
+            call.events.append(event)
+        if rejected != call.usage_rejected:
+            raw = orjson.dumps(event)
+        return b"data: " + _one_line(raw) + b"\n\n"
+
+    async def aclose(self) -> None:
+        await self._response.aclose()
+
+
+def _broken(call: Call) -> StreamBroken:
+    return StreamBroken("the stream ended before the answer was complete", **call.about)
+
+
+def _one_line(raw: bytes) -> bytes:
+    """The same JSON without what litellm's line readers stumble over."""
+    for unsafe, escaped in _UNSAFE_IN_LINES:
+        if unsafe in raw:
+            raw = raw.replace(unsafe, escaped)
+    if b"\n" in raw or b"\r" in raw:  # JSON on several data lines; none can be inside a string
+        raw = raw.replace(b"\r", b" ").replace(b"\n", b" ")
+    if b"[DONE]" in raw:  # litellm takes these six characters for the end, wherever they stand
+        raw = raw.replace(b"[DONE]", b"\\u005bDONE]")
+    return raw
+
+
+class LimitExceeded(ValueError):
+    """A stream is larger than its limits allow."""
+
+
+class EventDecoder:
+    """Turns bytes of a text/event-stream into the data of its events, whatever the split.
+
+    Line ends may be LF, CRLF or CR; a BOM, comments, and the fields `event`, `id` and `retry`
+    are dropped. An event ends at an empty line. (HTML standard, section 9.2.6.)
+    """
+
+    __slots__ = ("_data", "_events", "_limits", "_rest", "_size", "_skip_lf", "_started")
+
+    def __init__(self, limits: Limits) -> None:
+        self._limits = limits
+        self._rest: list[bytes] = []  # an unfinished line
+        self._data: list[bytes] = []  # data lines of an unfinished event
+        self._size = 0
+        self._events = 0
+        self._skip_lf = False
+        self._started = False
+
+    def feed(self, part: bytes) -> list[bytes]:
+        """The data of every event that this part completes.
+
+        Raises:
+            LimitExceeded: an event, their number, or their sum is too large.
+        """
+        self._size += len(part)
+        if self._size > self._limits.body_bytes:
+            raise LimitExceeded(f"the stream is larger than {self._limits.body_bytes:,} bytes")
+        if self._skip_lf and part:
+            part = part.removeprefix(b"\n")
+            self._skip_lf = False
+        self._skip_lf = part.endswith(b"\r")
+        events: list[bytes] = []
+        if b"\r" in part:
+            part = part.replace(b"\r\n", b"\n").replace(b"\r", b"\n")
+        *whole, rest = part.split(b"\n")
+        for line in whole:
+            if self._rest:
+                line = b"".join((*self._rest, line))
+                self._rest.clear()
+            self._take(line, events)
+        if rest:
+            self._rest.append(rest)
+            self._bound(sum(map(len, self._rest)))
+        return events
+
+    def _take(self, line: bytes, events: list[bytes]) -> None:
+        if not self._started:
+            line = line.removeprefix(b"\xef\xbb\xbf")
+            self._started = True
+        if not line:
+            if self._data:
+                events.append(b"\n".join(self._data))
+                self._data.clear()
+                self._events += 1
+                if self._events > self._limits.events:
+                    raise LimitExceeded(f"more than {self._limits.events:,} events in one stream")
+        elif line.startswith(b"data:"):
+            data = line[5:].removeprefix(b" ")
+            if data:
+                self._data.append(data)
+                self._bound(sum(map(len, self._data)))
+
+    def _bound(self, size: int) -> None:
+        if size > self._limits.event_bytes:
+            raise LimitExceeded(f"an event is larger than {self._limits.event_bytes:,} bytes")
