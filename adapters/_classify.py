@@ -1,5 +1,6 @@
-"""Decide which error a provider's refusal is: by status and body, for all providers in one table."""
+"""Decide which error a provider's refusal is, by status and body: one table for all providers."""
 
+import math
 import re
 from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime
@@ -30,29 +31,37 @@ _BY_WORDS: tuple[tuple[range, re.Pattern[str], type[ProviderError]], ...] = tupl
     for statuses, pattern, error in (
         (
             _CLIENT,
-            r"insufficient_quota|spend_limit|billing_(hard_limit|not_active)|credit balance"
-            r"|perday|/ ?(day|month)|per (day|month)|payment.required"
-            r"|insufficient (balance|credits|funds)",
+            (
+                r"insufficient_quota|spend_limit|billing_(hard_limit|not_active)|credit balance"
+                r"|perday|/ ?(day|month)|per (day|month)|payment.required"
+                r"|insufficient (balance|credits|funds)"
+            ),
             QuotaExhausted,
         ),
         (
             _CLIENT,
-            r"context_length_exceeded|maximum context length|prompt is too long|context window"
-            r"|context size|input token count.*exceeds|too many tokens: (total|size)"
-            r"|exceeds? the (maximum|available) (number of tokens|context)"
-            r"|prompt contains \d+ tokens|range of input length|exceed_context_size",
+            (
+                r"context_length_exceeded|maximum context length|prompt is too long|context window"
+                r"|context size|input token count.*exceeds|too many tokens: (total|size)"
+                r"|exceeds? the (maximum|available) (number of tokens|context)"
+                r"|prompt contains \d+ tokens|range of input length|exceed_context_size"
+            ),
             ContextWindowExceeded,
         ),
         (
             _CLIENT,
-            r"content_filter|content_policy|responsibleaipolicy|prohibited_content"
-            r"|blocked by (our |the )?(content|safety)|moderation",
+            (
+                r"content_filter|content_policy|responsibleaipolicy|prohibited_content"
+                r"|blocked by (our |the )?(content|safety)|moderation"
+            ),
             ContentFiltered,
         ),
         (
             _CLIENT,
-            r"invalid_api_key|api_key_invalid|authentication_error|api key not valid"
-            r"|invalid api key|incorrect api key|invalid x-api-key",
+            (
+                r"invalid_api_key|api_key_invalid|authentication_error|api key not valid"
+                r"|invalid api key|incorrect api key|invalid x-api-key"
+            ),
             AuthenticationFailed,
         ),
         (_ANY, r"overloaded", ProviderUnavailable),
@@ -172,7 +181,7 @@ def parse_duration_s(text: str) -> float | None:
             return None
         hours, minutes, seconds, ms = (float(part or 0) for part in match.groups())
         return hours * 3600 + minutes * 60 + seconds + ms / 1000
-    return max(0.0, number) if number == number and abs(number) != float("inf") else None
+    return max(0.0, number) if math.isfinite(number) else None
 
 
 def _retry_info(details: Any) -> float | None:

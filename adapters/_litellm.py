@@ -1,4 +1,6 @@
-"""THE door: the only file that names litellm. What goes in is our own list, what comes out is checked.
+"""THE door: the only file that names litellm.
+
+What goes in is our own list, what comes out is checked.
 
 litellm is imported at the first real call (it costs seconds and 160 MB). Its HTTP clients all run
 over `_wire.WatchedTransport`, so a retry, a redirect or a stream cut short inside it cannot go
@@ -192,8 +194,6 @@ class Connection:
                 base_url=self._api_base,
                 http_client=_live().http,
                 max_retries=0,
-                organization="",
-                project="",
             )
         return self._sdk
 
@@ -239,10 +239,13 @@ async def open_stream(
     and an invented usage, at eighteen times the cost.
     """
     wrapper = await _send(call, connection, kind, {**fields, "stream": True})
+    if call.events is not None:  # the adapter reads the events; litellm only sent the request
+        assert call.lines is not None
+        return aiter(call.lines)
     token = CURRENT.set(call)
     try:
         inner = await wrapper.fetch_stream()  # Gemini sends its request only now
-    except Exception as error:
+    except Exception as error:  # noqa: BLE001 - litellm raises anything; explain() names it
         raise explain(call, error, fields) from None
     finally:
         CURRENT.reset(token)
@@ -261,9 +264,10 @@ async def _send(
             timeout=call.limits.total_s + 60.0,  # never fires: ours do
             drop_params=False,
             _skip_mcp_handler=True,  # else tools need a package that is not there
+            _skip_responses_api_bridge=True,  # else some models' tools go to another endpoint
             **fields,
         )
-    except Exception as error:
+    except Exception as error:  # noqa: BLE001 - litellm raises anything; explain() names it
         raise explain(call, error, fields) from None
     finally:
         CURRENT.reset(token)
@@ -287,7 +291,8 @@ def explain(call: Call, error: Exception, fields: Mapping[str, Any]) -> Provider
 
 
 def _without_prefix(message: str) -> str:
-    return message.removeprefix("litellm.").strip()
+    """The message without litellm's own names and its advice on litellm's own settings."""
+    return message.removeprefix("litellm.").split(" To drop ")[0].strip()
 
 
 def count_tokens(model: str, text: str) -> int:

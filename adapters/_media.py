@@ -1,4 +1,4 @@
-"""Find media URLs that must not be sent on: those that someone would fetch from inside our network."""
+"""Find media URLs that must not be sent on: someone would fetch them from inside our network."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from ipaddress import ip_address

@@ -35,7 +35,9 @@ _FINISH: dict[str, FinishReason] = {
     ),
 }
 # The provider itself says that what it sent is no answer.
-_FAILED = frozenset(("error", "malformed_function_call", "unexpected_tool_call", "insufficient_system_resource"))
+_FAILED = frozenset(
+    ("error", "malformed_function_call", "unexpected_tool_call", "insufficient_system_resource")
+)
 
 
 def finish_reason(said: str, *, has_tool_calls: bool, has_text: bool) -> FinishReason | None:

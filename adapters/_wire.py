@@ -7,7 +7,7 @@ provider really answered, and raises at the first thing that must not reach lite
 is given is whole events of valid JSON, a line each.
 """
 
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterable, AsyncIterator, Mapping
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 
@@ -17,6 +17,7 @@ import orjson
 from adapters._classify import error_class, retry_after_s, status_of
 from adapters._formats import Json, WireError, WireFormat, is_plausible, read_error
 from adapters.errors import (
+    About,
     ConnectionFailed,
     EmptyAnswer,
     MalformedResponse,
@@ -47,7 +48,7 @@ class Call:
     limits: Limits
     inner: httpx.AsyncBaseTransport
     streamed: bool
-    about: Mapping[str, str]  # provider and deployment, for errors
+    about: About
     done_is_complete: bool = False  # `[DONE]` without a finish reason ends an answer
     requests: int = 0
     failure: ProviderError | None = None
@@ -57,6 +58,7 @@ class Call:
     usage_rejected: bool = False
     body: Json | None = None  # of a plain answer
     events: list[Json] | None = None  # collected only for an adapter that reads them itself
+    lines: AsyncIterable[bytes] | None = field(default=None, repr=False)  # of a stream, checked
     response: httpx.Response | None = field(default=None, repr=False)
 
     def fail(self, error: ProviderError) -> Refused:
@@ -103,6 +105,8 @@ class WatchedTransport(httpx.AsyncBaseTransport):
 
 def _prepare(request: httpx.Request, limits: Limits) -> None:
     request.headers["accept-encoding"] = "identity"
+    for name in ("openai-organization", "openai-project"):
+        request.headers.pop(name, None)  # set from the environment, sent to whatever host
     # Only connecting is bounded here. The other clocks count content, so they run above.
     request.extensions["timeout"] = {
         "connect": limits.connect_s,
@@ -141,9 +145,7 @@ def _reason(error: BaseException) -> str:
     return type(seen or error).__name__
 
 
-async def _refuse_redirect(
-    call: Call, request: httpx.Request, response: httpx.Response
-) -> Refused:
+async def _refuse_redirect(call: Call, request: httpx.Request, response: httpx.Response) -> Refused:
     await response.aclose()
     target = httpx.URL(response.headers.get("location", "")).host or "elsewhere"
     message = (
@@ -186,9 +188,7 @@ def _error_in(call: Call, raw: bytes) -> WireError | None:
     return None
 
 
-def _typed(
-    call: Call, status: int, error: WireError, headers: Mapping[str, str]
-) -> ProviderError:
+def _typed(call: Call, status: int, error: WireError, headers: Mapping[str, str]) -> ProviderError:
     kind = error_class(status, error)
     return kind(
         error.message,
@@ -285,12 +285,9 @@ async def _open_stream(
     first = await _first_part(call, parts)
     if first.lstrip(b"\xef\xbb\xbf \t\r\n")[:1] in (b"{", b"[", b"<"):
         raise await _refuse_plain_in_stream(call, first, parts, response)
-    return httpx.Response(
-        200,
-        headers=[("content-type", "text/event-stream")],
-        stream=_WatchedStream(call, first, parts, response),
-        request=request,
-    )
+    stream = call.lines = _WatchedStream(call, first, parts, response)
+    headers = [("content-type", "text/event-stream")]
+    return httpx.Response(200, headers=headers, stream=stream, request=request)
 
 
 async def _first_part(call: Call, parts: AsyncIterator[bytes]) -> bytes:

@@ -1,9 +1,15 @@
 """Anthropic's messages."""
 
-from typing import ClassVar
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from typing import Any, ClassVar
 
 from adapters import _formats
-from adapters.base import LiteLLMAdapter
+from adapters._provider import LiteLLMAdapter
+from adapters._read import read_chunk
+from adapters.types import Chunk, ToolCall, ToolCallDelta
+
+_SERVER_TOOL = "srvtoolu_"  # ids of tools that Anthropic runs itself: nothing for us to call
 
 
 class AnthropicAdapter(LiteLLMAdapter):
@@ -14,4 +20,35 @@ class AnthropicAdapter(LiteLLMAdapter):
     default_base = "https://api.anthropic.com"
     path = "/v1/messages"
     key_variables: ClassVar = ("ANTHROPIC_API_KEY",)
-    unsupported: ClassVar = frozenset(("seed",))  # Claude takes none
+    ignored: ClassVar = frozenset(("seed",))
+
+    def read_answer(
+        self, response: Any, body: Mapping[str, Any]
+    ) -> tuple[str, str, tuple[ToolCall, ...]]:
+        text, reasoning, calls = super().read_answer(response, body)
+        return text, reasoning, tuple(c for c in calls if not c.id.startswith(_SERVER_TOOL))
+
+    def reader(self) -> Callable[[Any], Chunk]:
+        return _Reader()
+
+
+class _Reader:
+    """Leaves Anthropic's own tool calls out of one stream and numbers the others from 0."""
+
+    def __init__(self) -> None:
+        self._indices: dict[int, int | None] = {}
+
+    def __call__(self, piece: Any) -> Chunk:
+        chunk = read_chunk(piece)
+        if not chunk.tool_calls:
+            return chunk
+        kept = (self._renumbered(delta) for delta in chunk.tool_calls)
+        return replace(chunk, tool_calls=tuple(delta for delta in kept if delta is not None))
+
+    def _renumbered(self, delta: ToolCallDelta) -> ToolCallDelta | None:
+        if delta.index not in self._indices:
+            ours = not (delta.id or "").startswith(_SERVER_TOOL)
+            count = sum(index is not None for index in self._indices.values())
+            self._indices[delta.index] = count if ours else None
+        index = self._indices[delta.index]
+        return None if index is None else replace(delta, index=index)

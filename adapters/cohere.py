@@ -4,12 +4,13 @@ litellm's reader raises on every real stream of this API, and loses tool calls, 
 tokens of plain answers.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, ClassVar
 
 from adapters import _formats
-from adapters.base import LiteLLMAdapter
-from adapters.types import Chunk, ToolCall, ToolCallDelta, Usage
+from adapters._provider import LiteLLMAdapter
+from adapters._read import read_usage
+from adapters.types import Chunk, ToolCall, ToolCallDelta
 
 
 class CohereAdapter(LiteLLMAdapter):
@@ -22,7 +23,16 @@ class CohereAdapter(LiteLLMAdapter):
     key_variables: ClassVar = ("COHERE_API_KEY", "CO_API_KEY")
     clients: ClassVar = "seeded"
     extra_fields: ClassVar = LiteLLMAdapter.extra_fields | {"documents"}
+    ignored: ClassVar = frozenset(("user", "safety_identifier"))
     reads_events_itself = True
+
+    def write_fields(self, given: dict[str, Any]) -> dict[str, Any]:
+        """litellm renames the sampling fields; the rest it would refuse or send misspelt."""
+        written = _cohere_spelling(given)
+        passed = [
+            name for name in ("response_format", "tool_choice", "thinking") if name in written
+        ]
+        return {**written, "allowed_openai_params": passed} if passed else written
 
     def read_answer(
         self, response: Any, body: Mapping[str, Any]
@@ -42,32 +52,59 @@ class CohereAdapter(LiteLLMAdapter):
     def read_usage(self, response: Any, body: Mapping[str, Any]) -> Any:
         return _usage_fields(body.get("usage"))
 
-    def read_event(self, event: Mapping[str, Any]) -> Chunk:
-        delta = event.get("delta") or {}
-        message = delta.get("message") or {}
-        match event.get("type"):
-            case "content-start" | "content-delta":
-                content = message.get("content") or {}
-                return Chunk(
-                    text=content.get("text") or "", reasoning=content.get("thinking") or ""
-                )
-            case "tool-call-start" | "tool-call-delta":
-                call = message.get("tool_calls") or {}
-                function = call.get("function") or {}
-                return Chunk(
-                    tool_calls=(
-                        ToolCallDelta(
-                            index=event.get("index") or 0,
-                            id=call.get("id"),
-                            name=function.get("name"),
-                            arguments=function.get("arguments") or "",
-                        ),
-                    )
-                )
-            case "message-end":
-                found = _usage_fields(delta.get("usage"))
-                return Chunk(usage=_usage(found) if found else None)
-        return Chunk()
+    def reader(self) -> Callable[[Mapping[str, Any]], Chunk]:
+        return _read_event
+
+
+def _cohere_spelling(given: dict[str, Any]) -> dict[str, Any]:
+    """OpenAI's fields in Cohere's words (docs.cohere.com/reference/chat)."""
+    written = dict(given)
+    if "top_k" in written:
+        written["k"] = written.pop("top_k")
+    if (effort := written.pop("reasoning_effort", None)) is not None:
+        kind = "disabled" if effort == "none" else "enabled"
+        written.setdefault("thinking", {"type": kind})
+    if "budget_tokens" in (thinking := written.get("thinking", {})):
+        renamed = {key: value for key, value in thinking.items() if key != "budget_tokens"}
+        written["thinking"] = {**renamed, "token_budget": thinking["budget_tokens"]}
+    schema = written.get("response_format", {}).get("json_schema")
+    if schema is not None:
+        written["response_format"] = {"type": "json_object", "json_schema": schema["schema"]}
+    choice = written.pop("tool_choice", None)
+    if isinstance(choice, Mapping):  # Cohere can only be told to call some tool: leave it one
+        name = choice["function"]["name"]
+        written["tools"] = [t for t in written["tools"] if t["function"]["name"] == name]
+        choice = "required"
+    if choice in ("required", "none"):
+        written["tool_choice"] = choice.upper()
+    return written
+
+
+def _read_event(event: Mapping[str, Any]) -> Chunk:
+    delta = event.get("delta") or {}
+    message = delta.get("message") or {}
+    match event.get("type"):
+        case "content-start" | "content-delta":
+            content = message.get("content") or {}
+            return Chunk(text=content.get("text") or "", reasoning=content.get("thinking") or "")
+        case "tool-call-start" | "tool-call-delta":
+            return Chunk(
+                tool_calls=(_read_call(event.get("index") or 0, message.get("tool_calls") or {}),)
+            )
+        case "message-end":
+            found = _usage_fields(delta.get("usage"))
+            return Chunk(usage=read_usage(found) if found else None)
+    return Chunk()
+
+
+def _read_call(index: int, call: Mapping[str, Any]) -> ToolCallDelta:
+    function = call.get("function") or {}
+    return ToolCallDelta(
+        index=index,
+        id=call.get("id"),
+        name=function.get("name"),
+        arguments=function.get("arguments") or "",
+    )
 
 
 def _joined(parts: Any, kind: str) -> str:
@@ -84,11 +121,3 @@ def _usage_fields(usage: Any) -> dict[str, Any] | None:
         "completion_tokens": int(counted.get("output_tokens") or 0),
         "prompt_tokens_details": {"cached_tokens": int(usage.get("cached_tokens") or 0)},
     }
-
-
-def _usage(fields: Mapping[str, Any]) -> Usage:
-    return Usage(
-        prompt_tokens=fields["prompt_tokens"],
-        completion_tokens=fields["completion_tokens"],
-        cached_tokens=fields["prompt_tokens_details"]["cached_tokens"],
-    )

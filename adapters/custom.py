@@ -1,20 +1,14 @@
-"""Any OpenAI-compatible endpoint: a local server, a gateway, a host without an adapter of its own."""
+"""Any OpenAI-compatible endpoint: a local server, a gateway, another host."""
 
-from typing import ClassVar
-
-from adapters import _formats
 from adapters._media import is_local
-from adapters.base import LiteLLMAdapter
+from adapters._provider import OpenAILikeAdapter
 
 
-class CustomAdapter(LiteLLMAdapter):
+class CustomAdapter(OpenAILikeAdapter):
     """`api_base` is required. Without a key a placeholder is sent: local servers want none."""
 
-    prefix = "openai"
-    wire = _formats.OPENAI
+    prefix = "custom_openai"
     default_base = ""
-    clients: ClassVar = "sdk"
-    asks_for_usage = True
 
     def fallback_key(self) -> str:
         return "none"

@@ -19,7 +19,14 @@
 `status_code` is the provider's own when it sent one (529 stays 529). No message carries a secret.
 """
 
-from typing import ClassVar
+from typing import ClassVar, TypedDict
+
+
+class About(TypedDict):
+    """Who a call was made to, as errors say it."""
+
+    provider: str
+    deployment: str
 
 
 class ProviderError(Exception):
@@ -130,8 +137,10 @@ class StreamBroken(ProviderError):
     default_status_code = 502
     default_retryable = True
 
-    def __init__(self, message: str, *, partial_text: str = "", **about: object) -> None:
-        super().__init__(message, **about)  # type: ignore[arg-type]  # forwarded by name
+    def __init__(
+        self, message: str, *, partial_text: str = "", provider: str = "", deployment: str = ""
+    ) -> None:
+        super().__init__(message, provider=provider, deployment=deployment)
         self.partial_text = partial_text
 
 

@@ -20,5 +20,5 @@ ADAPTERS: dict[LLMProvider, type[BaseAdapter]] = {
 
 
 def create_adapter(config: ModelConfig, *, deployment: str = "") -> BaseAdapter:
-    """The adapter for a deployment. `deployment` is its configured name, for errors and receipts."""
+    """The adapter for a deployment; `deployment` is its configured name, for errors."""
     return ADAPTERS[config.provider](config, deployment=deployment)

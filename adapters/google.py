@@ -3,7 +3,7 @@
 from typing import ClassVar
 
 from adapters import _formats
-from adapters.base import LiteLLMAdapter
+from adapters._provider import LiteLLMAdapter
 
 
 class GoogleAdapter(LiteLLMAdapter):
@@ -14,6 +14,7 @@ class GoogleAdapter(LiteLLMAdapter):
     default_base = "https://generativelanguage.googleapis.com"
     path = "/v1beta"
     key_variables: ClassVar = ("GEMINI_API_KEY", "GOOGLE_API_KEY")
+    ignored: ClassVar = frozenset(("user", "safety_identifier"))
 
     def fetches_media(self) -> bool:
         return False  # litellm would download them here and send the bytes

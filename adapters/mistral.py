@@ -1,9 +1,11 @@
 """Mistral's chat completions."""
 
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from adapters import _formats
-from adapters.base import LiteLLMAdapter
+from adapters._provider import LiteLLMAdapter
+
+_UNKNOWN_TO_LITELLM = ("presence_penalty", "frequency_penalty")
 
 
 class MistralAdapter(LiteLLMAdapter):
@@ -13,3 +15,10 @@ class MistralAdapter(LiteLLMAdapter):
     wire = _formats.OPENAI
     default_base = "https://api.mistral.ai/v1"
     key_variables: ClassVar = ("MISTRAL_API_KEY",)
+    ignored: ClassVar = frozenset(("user", "safety_identifier"))
+
+    def write_fields(self, given: dict[str, Any]) -> dict[str, Any]:
+        passed = [name for name in _UNKNOWN_TO_LITELLM if name in given]
+        if isinstance(given.get("tool_choice"), dict):  # litellm would drop it without a word
+            passed.append("tool_choice")
+        return {**given, "allowed_openai_params": passed} if passed else given

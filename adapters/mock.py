@@ -7,7 +7,16 @@ from dataclasses import dataclass
 from adapters.base import BaseAdapter
 from adapters.config import LLMProvider, ModelConfig
 from adapters.errors import ProviderError, ProviderTimeout, StreamBroken
-from adapters.types import Chunk, CompletionRequest, FinishReason, Limits, ToolCall, Usage
+from adapters.types import (
+    Chunk,
+    Completion,
+    CompletionRequest,
+    FinishReason,
+    Limits,
+    ToolCall,
+    Usage,
+    collect,
+)
 from adapters.types import ToolCallDelta as Delta
 
 
@@ -79,6 +88,11 @@ class MockAdapter(BaseAdapter):
             return Reply(error=entry)
         return Reply(text=entry) if isinstance(entry, str) else entry
 
+    async def complete(
+        self, request: CompletionRequest, *, limits: Limits = Limits()
+    ) -> Completion:
+        return await collect(self.stream(request, limits=limits))
+
     async def stream(
         self, request: CompletionRequest, *, limits: Limits = Limits()
     ) -> AsyncGenerator[Chunk, None]:
@@ -93,9 +107,7 @@ class MockAdapter(BaseAdapter):
         for start in range(0, len(text), step):
             yield Chunk(text=text[start : start + step], model=self.config.model)
         if reply.cut_after is not None:
-            raise StreamBroken(
-                "the stream ended before its end", partial_text=text, **self.named()
-            )
+            raise StreamBroken("the stream ended before its end", partial_text=text, **self.named())
         for index, call in enumerate(reply.tool_calls):
             yield Chunk(
                 tool_calls=(
@@ -110,9 +122,7 @@ class MockAdapter(BaseAdapter):
 
     async def _wait(self, reply: Reply, limits: Limits) -> None:
         if reply.delay_s > limits.first_content_s:
-            raise ProviderTimeout(
-                f"no content within {limits.first_content_s:g} s", **self.named()
-            )
+            raise ProviderTimeout(f"no content within {limits.first_content_s:g} s", **self.named())
         if reply.delay_s:
             waiting = self._sleep(reply.delay_s)
             if asyncio.iscoroutine(waiting):

@@ -1,0 +1,331 @@
+"""How a provider is called through litellm: fields in, limits around, a checked answer out."""
+
+import copy
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Generator, Mapping
+from contextlib import aclosing, asynccontextmanager, contextmanager
+from typing import Any, ClassVar, NoReturn
+
+from adapters import _formats, _litellm, _read
+from adapters._clocks import Clocks
+from adapters._media import refused_url
+from adapters._scrub import scrub
+from adapters._wire import Call
+from adapters.base import BaseAdapter, prompt_text
+from adapters.config import MissingVariable, ModelConfig, first_set, resolve_references
+from adapters.errors import (
+    AuthenticationFailed,
+    EmptyAnswer,
+    InvalidRequest,
+    MalformedResponse,
+    ProviderError,
+    ProviderUnavailable,
+    StreamBroken,
+)
+from adapters.types import (
+    Chunk,
+    Completion,
+    CompletionFold,
+    CompletionRequest,
+    FinishReason,
+    Limits,
+    ToolCall,
+    Usage,
+)
+
+_OPENAI_TRANSLATED = frozenset(("tools", "tool_choice", "response_format", "max_tokens"))
+_STANDARD_FIELDS = (
+    "tools",
+    "tool_choice",
+    "response_format",
+    "max_tokens",
+    "temperature",
+    "top_p",
+    "stop",
+    "seed",
+    "reasoning_effort",
+)
+
+
+class LiteLLMAdapter(BaseAdapter):
+    """An adapter over litellm's completion call. The six providers are subclasses."""
+
+    prefix: ClassVar[str]  # litellm's name for the provider
+    wire: ClassVar[_formats.WireFormat]
+    default_base: ClassVar[str]
+    path: ClassVar[str] = ""  # what litellm wants behind the base
+    key_variables: ClassVar[tuple[str, ...]] = ()
+    clients: ClassVar[_litellm.Clients] = "handler"
+    asks_for_usage: ClassVar[bool] = False  # streams carry usage only when asked
+    ignored: ClassVar[frozenset[str]] = frozenset()  # wishes this provider has no field for
+    reads_events_itself: ClassVar[bool] = False  # streams: `reader` is given the wire's events
+
+    def __init__(self, config: ModelConfig, *, deployment: str = "") -> None:
+        super().__init__(config, deployment=deployment)
+        self._connection: _litellm.Connection | None = None
+        self._secret = ""
+
+    def is_available(self) -> bool:
+        try:
+            return bool(self._api_key())
+        except AuthenticationFailed:
+            return False
+
+    async def complete(
+        self, request: CompletionRequest, *, limits: Limits = Limits()
+    ) -> Completion:
+        with self._scrubbed():
+            fields = self._fields(request)
+            await _litellm.load()
+            async with self._call(limits, streamed=False) as call:
+                async with Clocks(self.named(), limits).total():
+                    response = await _litellm.complete(
+                        call, self._connected(), self.clients, fields
+                    )
+                text, reasoning, tool_calls = self.read_answer(response, call.body or {})
+                reported = _read.read_usage(self.read_usage(response, call.body or {}))
+                usage = reported if call.usage_seen else None
+                return self._checked(call, request, text, reasoning, tool_calls, usage)
+
+    async def stream(
+        self, request: CompletionRequest, *, limits: Limits = Limits()
+    ) -> AsyncGenerator[Chunk, None]:
+        fold = CompletionFold()
+        with self._scrubbed(fold):
+            fields = self._fields(request)
+            if self.asks_for_usage:
+                fields["stream_options"] = {"include_usage": True}
+            await _litellm.load()
+            async with self._call(limits, streamed=True) as call:
+                clocks = Clocks(self.named(), limits)
+                async with clocks.content():
+                    source = await _litellm.open_stream(
+                        call, self._connected(), self.clients, fields
+                    )
+                pieces = self._pieces(call, source, fields)
+                async with aclosing(pieces):
+                    async for chunk in clocks.watch(pieces):
+                        fold.add(chunk)
+                        if chunk.has_content:
+                            yield _content_only(chunk, call.model)
+                answer = self._checked(
+                    call, request, fold.text, fold.reasoning, fold.tool_calls, fold.usage
+                )
+                yield Chunk(
+                    finish_reason=answer.finish_reason, usage=answer.usage, model=answer.model
+                )
+
+    async def aclose(self) -> None:
+        if self._connection is not None:
+            await self._connection.aclose()
+
+    # What a provider may do differently.
+
+    def read_answer(
+        self, response: Any, body: Mapping[str, Any]
+    ) -> tuple[str, str, tuple[ToolCall, ...]]:
+        """Text, reasoning and tool calls of a plain answer: litellm's reading of it."""
+        return _read.read_message(response)
+
+    def read_usage(self, response: Any, body: Mapping[str, Any]) -> Any:
+        """The usage object of a plain answer."""
+        return getattr(response, "usage", None)
+
+    def reader(self) -> Callable[[Any], Chunk]:
+        """What turns the pieces of one stream into chunks: litellm's, or the provider's events."""
+        return _read.read_chunk
+
+    def write_fields(self, given: dict[str, Any]) -> dict[str, Any]:
+        """The request's fields as litellm is to be given them."""
+        return given
+
+    def fetches_media(self) -> bool:
+        """Whether it is the provider's machines that fetch the media an URL points to."""
+        return True
+
+    # How a call is made.
+
+    def _fields(self, request: CompletionRequest) -> dict[str, Any]:
+        """What litellm is given: our own list of fields, and nothing that is not on it."""
+        self._refuse_unknown(request)
+        given = {
+            name: value
+            for name in _STANDARD_FIELDS
+            if (value := getattr(request, name)) is not None
+        }
+        if self.config.max_tokens is not None:
+            given.setdefault("max_tokens", self.config.max_tokens)
+        given = copy.deepcopy({**given, **request.extra})
+        for name in self.ignored | {"n"}:
+            given.pop(name, None)
+        return {
+            **self.write_fields(given),
+            "model": f"{self.prefix}/{self.config.model}",
+            "messages": copy.deepcopy(list(request.messages)),
+            "api_key": self._api_key(),
+            "api_base": self._api_base() + self.path,
+        }
+
+    def _refuse_unknown(self, request: CompletionRequest) -> None:
+        for name in request.extra:
+            if name not in self.extra_fields:
+                known = ", ".join(sorted(self.extra_fields))
+                self._refuse(f"unknown field {name!r} in extra; known: {known}")
+        if request.extra.get("n", 1) != 1:
+            self._refuse("n must be 1: a completion is one answer; ask several times for more")
+        url = refused_url(
+            request.messages, policy=self.config.media_urls, provider_fetches=self.fetches_media()
+        )
+        if url is not None:
+            self._refuse(
+                f"media at {url!r} would be fetched from this machine or is no https address;"
+                " send a data: URL, or set media_urls: allow for this deployment"
+            )
+
+    def _refuse(self, message: str) -> NoReturn:
+        raise InvalidRequest(message, **self.named())
+
+    def _api_key(self) -> str:
+        if self.config.api_key is not None:
+            try:
+                self._secret = resolve_references(self.config.api_key.get_secret_value())
+            except MissingVariable as error:
+                raise AuthenticationFailed(str(error), **self.named()) from None
+        else:
+            self._secret = first_set(self.key_variables) or self.fallback_key()
+        return self._secret
+
+    def fallback_key(self) -> str:
+        """What to use where no key is configured."""
+        names = " or ".join(self.key_variables)
+        raise AuthenticationFailed(f"no key: set {names}, or api_key", **self.named())
+
+    def _api_base(self) -> str:
+        try:
+            base = resolve_references(self.config.api_base or self.default_base)
+        except MissingVariable as error:
+            raise InvalidRequest(str(error), **self.named()) from None
+        return base.rstrip("/")
+
+    def _connected(self) -> _litellm.Connection:
+        if self._connection is None:
+            self._connection = _litellm.Connection(
+                api_base=self._api_base() + self.path, api_key=self._secret
+            )
+        return self._connection
+
+    @asynccontextmanager
+    async def _call(self, limits: Limits, *, streamed: bool) -> AsyncIterator[Call]:
+        call = Call(
+            format=self.wire,
+            limits=limits,
+            inner=self._connected().pool(),
+            streamed=streamed,
+            about=self.named(),
+            done_is_complete=self.config.done_without_finish == "complete",
+            events=[] if self.reads_events_itself else None,
+        )
+        try:
+            yield call
+        finally:
+            await call.aclose()
+
+    async def _pieces(
+        self, call: Call, source: Any, fields: Mapping[str, Any]
+    ) -> AsyncGenerator[Chunk, None]:
+        """The stream's chunks; a broken stream raises."""
+        read = self.reader()
+        try:
+            async for piece in source:
+                if call.events is None:
+                    yield read(piece)
+                while call.events:
+                    yield read(call.events.pop(0))
+        except ProviderError:
+            raise
+        except Exception as error:  # noqa: BLE001 - litellm raises anything; explain() names it
+            raise _litellm.explain(call, error, fields) from None
+        if call.failure is not None:
+            raise call.failure
+
+    def _checked(
+        self,
+        call: Call,
+        request: CompletionRequest,
+        text: str,
+        reasoning: str,
+        tool_calls: tuple[ToolCall, ...],
+        usage: Usage | None,
+    ) -> Completion:
+        """The completion, if it is one: whole, not empty, tool calls readable, usage believable."""
+        finish = self._finish(call, text, tool_calls)
+        if finish in ("stop", "tool_calls") and not (text.strip() or tool_calls):
+            raise EmptyAnswer("the provider sent an answer with nothing in it", **self.named())
+        if finish != "length":
+            for tool_call in tool_calls:
+                if not _read.is_json_object(tool_call.arguments):
+                    message = f"the arguments of tool call {tool_call.name!r} are not a JSON object"
+                    raise MalformedResponse(message, **self.named())
+
+        def count() -> tuple[int, int]:
+            written = text + reasoning + "".join(c.name + c.arguments for c in tool_calls)
+            model = self.config.model
+            prompt = _litellm.count_tokens(model, prompt_text(request))
+            return prompt, _litellm.count_tokens(model, written)
+
+        answered = bool(text or tool_calls)
+        return Completion(
+            text=text,
+            reasoning=reasoning,
+            tool_calls=tool_calls,
+            finish_reason=finish,
+            model=call.model or self.config.model,
+            usage=_read.believable(
+                usage if call.usage_seen else None, answered=answered, count=count
+            ),
+        )
+
+    def _finish(self, call: Call, text: str, tool_calls: tuple[ToolCall, ...]) -> FinishReason:
+        if call.finish is None and not call.streamed:
+            call.finish = "stop"  # a whole JSON body is a whole answer
+        if call.finish is None:
+            message = "the answer has no finish reason, so it may be cut"
+            raise StreamBroken(message, partial_text=text, **self.named())
+        finish = _read.finish_reason(
+            call.finish, has_tool_calls=bool(tool_calls), has_text=bool(text)
+        )
+        if finish is None:
+            message = f"the provider broke the answer off: {call.finish!r}"
+            raise ProviderUnavailable(message, status_code=502, **self.named())
+        return finish
+
+    @contextmanager
+    def _scrubbed(self, fold: CompletionFold | None = None) -> Generator[None, None, None]:
+        """Take the key out of any error that passes, and add the text so far."""
+        try:
+            yield
+        except ProviderError as error:
+            error.args = (scrub(str(error.args[0]), (self._secret,)),)
+            if isinstance(error, StreamBroken) and fold is not None:
+                error.partial_text = fold.text
+            raise
+
+
+class OpenAILikeAdapter(LiteLLMAdapter):
+    """What OpenAI itself and every compatible endpoint have in common."""
+
+    prefix = "openai"
+    wire = _formats.OPENAI
+    clients: ClassVar = "sdk"
+    asks_for_usage = True
+
+    def write_fields(self, given: dict[str, Any]) -> dict[str, Any]:
+        """Sampling fields go into the body as they are: the provider judges them, not litellm."""
+        translated = {name: given.pop(name) for name in _OPENAI_TRANSLATED & given.keys()}
+        return {**translated, "extra_body": given} if given else translated
+
+
+def _content_only(chunk: Chunk, model: str | None) -> Chunk:
+    """The chunk without the usage, which comes once, checked, at the end."""
+    return Chunk(
+        text=chunk.text, reasoning=chunk.reasoning, tool_calls=chunk.tool_calls, model=model
+    )
