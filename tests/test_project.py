@@ -1,7 +1,9 @@
 """The project's own rules: what may be named where, what the locks hold, what the wheel carries."""
 
 import ast
+import asyncio
 import re
+import socket
 import subprocess
 import sys
 import tomllib
@@ -131,6 +133,16 @@ def test_functions_stay_small() -> None:
     ]
 
     assert long == []
+
+
+async def test_the_suite_cannot_reach_the_network(blocked_connections: list[str]) -> None:
+    """By address or by name, from the loop or beside it: nothing leaves this machine."""
+    with pytest.raises(Exception, match="stay on this machine"):
+        socket.create_connection(("192.0.2.1", 80), timeout=1)
+    with pytest.raises(Exception, match="stay on this machine"):
+        await asyncio.open_connection("provider.example", 443)
+    assert len(blocked_connections) == 2
+    blocked_connections.clear()
 
 
 def tracked_texts() -> Iterator[tuple[str, str]]:
