@@ -34,6 +34,7 @@ class WireFormat:
     usage_holder: Callable[[Json], tuple[Json, str] | None]  # (object, key) where usage stands
     model: Callable[[Json], str | None]
     has_answer: Callable[[Json], bool]  # a plain body holds at least one candidate answer
+    fault: Callable[[Json], str | None] = lambda body: None  # what breaks the protocol in it
     empty_usage: Any = None  # what replaces usage that is nonsense
 
 
@@ -103,6 +104,15 @@ def _openai_usage(body: Json) -> tuple[Json, str] | None:
 def _own_model(body: Json) -> str | None:
     model = body.get("model")
     return model if isinstance(model, str) else None
+
+
+def _content_fault(body: Json) -> str | None:
+    """Some hosts answer a JSON schema with an object where text belongs."""
+    for choice in _choices(body):
+        message = choice.get("message")
+        if isinstance(message, dict) and isinstance(message.get("content"), dict):
+            return "an object stands where the answer's text belongs"
+    return None
 
 
 def _anthropic_finish(body: Json) -> str | None:
@@ -180,6 +190,7 @@ OPENAI = WireFormat(
     usage_holder=_openai_usage,
     model=_own_model,
     has_answer=lambda body: any("message" in choice for choice in _choices(body)),
+    fault=_content_fault,
 )
 ANTHROPIC = WireFormat(
     name="anthropic",

@@ -170,6 +170,7 @@ class Connection:
             weakref.WeakKeyDictionary()
         )
         self._sdk: Any = None
+        weakref.finalize(self, _drop_pools, self._pools)  # for those who never call aclose
 
     def pool(self) -> Any:
         """The transport of the running loop."""
@@ -202,6 +203,15 @@ class Connection:
         pool = self._pools.pop(asyncio.get_running_loop(), None)
         if pool is not None:
             await pool.aclose()
+
+
+def _drop_pools(pools: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, Any]) -> None:
+    """Close what is left of the pools at once; their loops may be gone."""
+    for pool in list(pools.values()):
+        connector = getattr(pool.client, "connector", None)
+        if connector is not None and not connector.closed:
+            pool._mark_connector_closed(pool.client)
+    pools.clear()
 
 
 def _live() -> _Shared:

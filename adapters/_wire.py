@@ -254,6 +254,9 @@ def _parse_answer(call: Call, raw: bytes, headers: Mapping[str, str]) -> Json:
         raise call.fail(MalformedResponse(message, **call.about))
     if not call.format.has_answer(body):
         raise call.fail(EmptyAnswer("the provider sent an answer with nothing in it", **call.about))
+    fault = call.format.fault(body)
+    if fault is not None:
+        raise call.fail(MalformedResponse(fault, **call.about))
     return body
 
 
