@@ -33,6 +33,7 @@ class WireFormat:
     error: Callable[[Json], WireError | None]
     usage_holder: Callable[[Json], tuple[Json, str] | None]  # (object, key) where usage stands
     model: Callable[[Json], str | None]
+    is_last: Callable[[Json], bool] = lambda event: False  # nothing follows this event
     has_answer: Callable[[Json], bool]  # a plain body holds at least one candidate answer
     fault: Callable[[Json], str | None] = lambda body: None  # what breaks the protocol in it
     empty_usage: Any = None  # what replaces usage that is nonsense
@@ -198,6 +199,7 @@ ANTHROPIC = WireFormat(
     error=read_error,
     usage_holder=_anthropic_usage,
     model=_anthropic_model,
+    is_last=lambda event: event.get("type") == "message_stop",
     has_answer=lambda body: isinstance(body.get("content"), list),
     empty_usage={"input_tokens": 0, "output_tokens": 0},
 )
@@ -215,6 +217,7 @@ COHERE = WireFormat(
     error=_cohere_error,
     usage_holder=_cohere_usage,
     model=lambda body: None,  # Cohere does not say which model answered
+    is_last=lambda event: event.get("type") == "message-end",
     has_answer=lambda body: isinstance(body.get("message"), dict),
 )
 

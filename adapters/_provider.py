@@ -18,6 +18,7 @@ from adapters.errors import (
     InvalidRequest,
     MalformedResponse,
     ProviderError,
+    ProviderTimeout,
     ProviderUnavailable,
     StreamBroken,
 )
@@ -103,10 +104,14 @@ class LiteLLMAdapter(BaseAdapter):
                     )
                 pieces = self._pieces(call, source, fields)
                 async with aclosing(pieces):
-                    async for chunk in clocks.watch(pieces):
-                        fold.add(chunk)
-                        if chunk.has_content:
-                            yield _content_only(chunk, call.model)
+                    try:
+                        async for chunk in clocks.watch(pieces):
+                            fold.add(chunk)
+                            if chunk.has_content:
+                                yield _content_only(chunk, call.model)
+                    except ProviderTimeout:
+                        if call.finish is None:  # else only the connection's end is late
+                            raise
                 answer = self._checked(
                     call, request, fold.text, fold.reasoning, fold.tool_calls, fold.usage
                 )

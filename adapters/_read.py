@@ -117,10 +117,12 @@ def _deltas(calls: Iterable[Any]) -> Iterable[ToolCallDelta]:
     for position, call in enumerate(calls):
         function = _get(call, "function")
         index = _get(call, "index")
+        index = position if index is None else int(index)
+        name = _get(function, "name") or None
         yield ToolCallDelta(
-            index=position if index is None else int(index),
-            id=_get(call, "id") or None,
-            name=_get(function, "name") or None,
+            index=index,
+            id=_get(call, "id") or (f"call_{index}" if name else None),  # some hosts send none
+            name=name,
             arguments=_get(function, "arguments") or "",
         )
 

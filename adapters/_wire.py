@@ -7,6 +7,7 @@ provider really answered, and raises at the first thing that must not reach lite
 is given is whole events of valid JSON, a line each.
 """
 
+import asyncio
 from collections.abc import AsyncIterable, AsyncIterator, Mapping
 from contextvars import ContextVar
 from dataclasses import dataclass, field
@@ -29,6 +30,7 @@ from adapters.errors import (
 from adapters.types import Limits
 
 ERROR_BODY_BYTES = 64 * 1024
+DRAIN_S = 0.2
 _UNSAFE_IN_LINES = (  # str.splitlines, which httpx uses, breaks lines at these
     (b"\xc2\x85", b"\\u0085"),
     (b"\xe2\x80\xa8", b"\\u2028"),
@@ -228,9 +230,8 @@ async def _read_plain(
     call.body = body
     call.finish = call.format.finish(body)
     _note(call, body)
-    return httpx.Response(
-        200, headers=_kept(response.headers), content=orjson.dumps(body), request=request
-    )
+    content = orjson.dumps(body) if call.usage_rejected else raw
+    return httpx.Response(200, headers=_kept(response.headers), content=content, request=request)
 
 
 def _kept(headers: httpx.Headers) -> list[tuple[str, str]]:
@@ -337,17 +338,12 @@ class _WatchedStream(httpx.AsyncByteStream):
         self._first = first
         self._parts = parts
         self._response = response
+        self._ended = False
 
     async def __aiter__(self) -> AsyncIterator[bytes]:
         call = self._call
-        decoder = EventDecoder(call.limits)
         try:
-            for line in self._lines(decoder, self._first):
-                yield line
-            async for part in self._parts:
-                for line in self._lines(decoder, part):
-                    yield line
-            for line in self._lines(decoder, b"\n\n"):  # the last event may lack its empty line
+            async for line in self._lines():
                 yield line
         except httpx.RequestError as error:
             if isinstance(error, Refused):
@@ -359,12 +355,34 @@ class _WatchedStream(httpx.AsyncByteStream):
         if call.finish is None:
             raise call.fail(_broken(call))
 
-    def _lines(self, decoder: "EventDecoder", part: bytes) -> list[bytes]:
-        return [line for event in decoder.feed(part) if (line := self._check(event)) is not None]
+    async def _lines(self) -> AsyncIterator[bytes]:
+        decoder = EventDecoder(self._call.limits)
+        for event in decoder.feed(self._first):
+            if (line := self._check(event)) is not None:
+                yield line
+        while not self._ended:
+            try:
+                part = await anext(self._parts)
+            except StopAsyncIteration:
+                part, self._ended = b"\n\n", True  # the last event may lack its empty line
+            for event in decoder.feed(part):
+                if (line := self._check(event)) is not None:
+                    yield line
+        await self._drain()
+
+    async def _drain(self) -> None:
+        """Read the little that may follow the last event: a connection read to its end is kept."""
+        try:
+            async with asyncio.timeout(DRAIN_S):
+                async for _ in self._parts:
+                    pass
+        except (TimeoutError, httpx.RequestError):
+            await self._response.aclose()
 
     def _check(self, raw: bytes) -> bytes | None:
         call = self._call
         if raw.strip() == b"[DONE]":
+            self._ended = True
             if call.finish is None and call.done_is_complete:
                 call.finish = "stop"
             return b"data: [DONE]\n\n" if call.finish is not None else None
@@ -381,6 +399,7 @@ class _WatchedStream(httpx.AsyncByteStream):
         rejected = call.usage_rejected
         _note(call, event)
         call.finish = call.format.finish(event) or call.finish
+        self._ended = self._ended or call.format.is_last(event)
         if call.events is not None:
             call.events.append(event)
         if rejected != call.usage_rejected:
