@@ -210,7 +210,7 @@ def _drop_pools(pools: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, Any]
     for pool in list(pools.values()):
         connector = getattr(pool.client, "connector", None)
         if connector is not None and not connector.closed:
-            pool._mark_connector_closed(pool.client)
+            pool._mark_connector_closed(pool.client)  # noqa: SLF001 - it knows how, without a loop
     pools.clear()
 
 
