@@ -172,6 +172,10 @@ class Connection:
         self._sdk: Any = None
         weakref.finalize(self, _drop_pools, self._pools)  # for those who never call aclose
 
+    def serves(self, api_base: str, api_key: str) -> bool:
+        """Whether these connections are to this address with this key."""
+        return (self._api_base, self._api_key) == (api_base, api_key)
+
     def pool(self) -> Any:
         """The transport of the running loop."""
         loop = asyncio.get_running_loop()

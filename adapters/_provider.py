@@ -212,10 +212,10 @@ class LiteLLMAdapter(BaseAdapter):
         return base.rstrip("/")
 
     def _connected(self) -> _litellm.Connection:
-        if self._connection is None:
-            self._connection = _litellm.Connection(
-                api_base=self._api_base() + self.path, api_key=self._secret
-            )
+        """The connections to this base with this key; a variable may have changed since the last."""
+        base, key = self._api_base() + self.path, self._api_key()
+        if self._connection is None or not self._connection.serves(base, key):
+            self._connection = _litellm.Connection(api_base=base, api_key=key)
         return self._connection
 
     @asynccontextmanager
