@@ -212,7 +212,7 @@ class LiteLLMAdapter(BaseAdapter):
         return base.rstrip("/")
 
     def _connected(self) -> _litellm.Connection:
-        """The connections to this base with this key; a variable may have changed since the last."""
+        """The connections to this base with this key; variables may have changed meanwhile."""
         base, key = self._api_base() + self.path, self._api_key()
         if self._connection is None or not self._connection.serves(base, key):
             self._connection = _litellm.Connection(api_base=base, api_key=key)
