@@ -1,0 +1,521 @@
+"""Decide what the simulated model says. The same ask, seed and turn give the same answer."""
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from hashlib import blake2b
+from random import Random
+from typing import Any
+
+import orjson
+
+from adapters.config import LLMProvider
+from orchestrator.simulator import phrases
+from orchestrator.simulator.ask import (
+    CACHE_BLOCK_TOKENS,
+    CACHE_FROM_TOKENS,
+    Answer,
+    Ask,
+    Call,
+    Finish,
+    Tokens,
+    Tool,
+)
+from orchestrator.simulator.schemas import Hints, schema_of, schema_of_key, value_for
+from orchestrator.simulator.words import (
+    COMMON,
+    WORD,
+    asked_in,
+    in_order,
+    keywords,
+    labels_in,
+    listed,
+    options_in,
+    pieces_of,
+    plain_number,
+    result_of,
+    tokens_of,
+)
+
+EPOCH = 1_767_225_600  # 2026-01-01: answers are dated within the year that follows
+WRITING = re.compile(
+    r"synthesi[sz]|combine|merge (?:the|them|these)|one (?:final |single |best )?answer|"
+    r"final answer|best (?:parts|of)|write the answer|\bfuse\b",
+    re.IGNORECASE,
+)
+RANKING = re.compile(r"\brank(?:ing|ed|s)?\b|order (?:them|the|these)|best to worst", re.IGNORECASE)
+PICKING = re.compile(
+    r"\b(?:pick|choose|select)\b|which (?:one |answer |draft |of )?.{0,30}best|\bvote\b",
+    re.IGNORECASE,
+)
+CRITIC = re.compile(
+    r"critiqu|critici[sz]|\bfaults?\b|weakness|flaws?\b|shortcoming|what is wrong", re.IGNORECASE
+)
+ASKS_QUESTIONS = re.compile(
+    r"(?:checking|verification|control) questions|questions (?:that|which|to|for)", re.IGNORECASE
+)
+CLOSING_LINE = re.compile(
+    r"[\"'`“*<]\s*((?:final\s+)?(?:answer|verdict|vote|choice|ranking|winner|pick))\s*:",
+    re.IGNORECASE,
+)
+EXACTLY = re.compile(
+    r"\b(?:say|reply|respond|answer|repeat|output)\b[^.\n]{0,30}?\b(?:exactly|only|just|verbatim)\b"
+    r"[^.\n\"“]{0,30}?[:\s]+(?:[\"“](?P<quoted>[^\"”]{1,400})[\"”]|(?P<bare>[\w!-]{1,40})\W*$)",
+    re.IGNORECASE,
+)
+PHRASE = re.compile(
+    r"include the (?:exact )?(?:phrase|word|text)\s+[\"“]([^\"”]{1,200})[\"”]", re.IGNORECASE
+)
+NAME = re.compile(r"\bmy name is\s+([A-Z][\w'-]+)", re.IGNORECASE)
+BRIEF = re.compile(
+    r"\b(?:one|a single|1)[ -](?:short )?sentence\b|\bbriefly\b|\bin (?:a|one) word\b|"
+    r"\bjust the\b|\bvery short\b|\bone line\b",
+    re.IGNORECASE,
+)
+YES_NO = re.compile(r"\byes or no\b|\byes/no\b", re.IGNORECASE)
+WANTS_JSON = re.compile(r"\bJSON\b")
+KEYS = re.compile(r"[`\"']([A-Za-z_][\w-]{0,40})[`\"']")
+PLACES = re.compile(r"\b(?:in|at|for|of|from|to)\s+((?:[A-Z][\w.-]+(?:\s+(?=[A-Z]))?)+)")
+PAIRED = re.compile(r"\b([A-Z][\w-]+(?:\s[A-Z][\w-]+)*)(?:,|\s+and)\s+(?:and\s+)?(?=[A-Z])")
+DIGITS = re.compile(r"-?\d+(?:\.\d+)?")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Voice:
+    """Who speaks: what is seeded, and how often sums come out wrong."""
+
+    model: str
+    seed: int = 0
+    turn: int = 0  # the how-manieth time the same was asked at a temperature
+    wrong_share: float = 0.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Scene:
+    """A prompt, understood."""
+
+    ask: Ask
+    prompt: str  # the user's last words and the system's
+    asked: str  # the question inside it
+    a: str
+    b: str
+    c: str
+    labels: tuple[str, ...]
+    options: tuple[str, ...]
+    lean: dict[str, float]
+    rng: Random
+    result: tuple[str, int | float] | None
+
+    def fill(self, sentence: str) -> str:
+        return sentence.format(a=self.a, b=self.b, c=self.c, A=self.a[:1].upper() + self.a[1:])
+
+    def some(self, sentences: Sequence[str], count: int = 1) -> list[str]:
+        chosen = self.rng.sample(sentences, min(count, len(sentences)))
+        return [self.fill(sentence) for sentence in chosen]
+
+
+def answer(ask: Ask, voice: Voice) -> Answer:
+    """What the model says to this."""
+    digest = ask.digest(voice.model, str(voice.seed), str(voice.turn))
+    rng = Random(digest)
+    scene = _understand(ask, voice, rng)
+    calls = _calls(scene)
+    thoughts = tuple(scene.fill(line) for line in phrases.THOUGHTS) if ask.thinks else ()
+    if calls:
+        plan = f"I will call {listed(sorted({call.name for call in calls}))} to answer that."
+        text = plan if ask.provider is LLMProvider.COHERE else ""
+    else:
+        text = _text(scene)
+    finish: Finish = "tool_calls" if calls else "stop"
+    said = Answer(
+        model=voice.model,
+        nonce=digest.hex(),
+        created=EPOCH + int.from_bytes(digest[:3]) * 2 % 31_536_000,
+        text=text,
+        finish=finish,
+        tokens=None,
+        thoughts=thoughts,
+        calls=calls,
+    )
+    return counted(ask, _limited(ask, said))
+
+
+def with_text(ask: Ask, said: Answer, text: str, *, finish: Finish | None = None) -> Answer:
+    """The same answer saying something else, counted anew."""
+    return counted(ask, replace(said, text=text, calls=(), finish=finish or "stop"))
+
+
+def counted(ask: Ask, said: Answer) -> Answer:
+    """The answer with its pieces and tokens."""
+    rng = Random(said.nonce)
+    prompt = ask.prompt_tokens()
+    cached = 0
+    if prompt >= CACHE_FROM_TOKENS:
+        cached = prompt * 3 // 4 // CACHE_BLOCK_TOKENS * CACHE_BLOCK_TOKENS
+    thinking = len(tokens_of(said.reasoning))
+    calls = sum(len(orjson.dumps(call.arguments)) // 3 + 8 for call in said.calls)
+    visible = len(tokens_of(said.text)) + calls
+    tokens = Tokens(prompt, thinking + max(1, visible), cached, thinking)
+    thoughts = pieces_of(said.reasoning, rng) if said.thoughts else ()
+    return replace(said, tokens=tokens, pieces=pieces_of(said.text, rng), thoughts=thoughts)
+
+
+def _limited(ask: Ask, said: Answer) -> Answer:
+    """Stop sequences and `max_tokens`, thinking included."""
+    if said.calls:
+        return said
+    cuts = [(said.text.find(stop), stop) for stop in ask.stop if stop and stop in said.text]
+    if cuts:
+        place, stop = min(cuts)
+        text = said.text[:place]
+        said = replace(said, text=text, finish="stop_sequence", stop_sequence=stop)
+    if ask.max_tokens is None:
+        return said
+    thoughts = tokens_of(said.reasoning)
+    tokens = tokens_of(said.text)
+    if len(thoughts) + len(tokens) <= ask.max_tokens:
+        return said
+    return replace(
+        said,
+        thoughts=("".join(thoughts[: ask.max_tokens]),) if thoughts else (),
+        text="".join(tokens[: max(0, ask.max_tokens - len(thoughts))]),
+        finish="length",
+        stop_sequence=None,
+    )
+
+
+def _understand(ask: Ask, voice: Voice, rng: Random) -> _Scene:
+    question = ask.question
+    system = "\n".join(turn.text for turn in ask.turns if turn.role == "system")
+    asked = asked_in(question)
+    topic = keywords(asked) or keywords(question) or ["the matter"]
+    labels = labels_in(question)
+    state = blake2b(f"{voice.seed}\0{question}".encode("utf-8", "replace"), digest_size=16)
+    shared = Random(state.digest())  # what all models feel alike
+    lean = {label: shared.random() for label in labels}
+    options = () if labels else options_in(asked)
+    return _Scene(
+        ask=ask,
+        prompt=f"{system}\n{question}",
+        asked=asked,
+        a=topic[0],
+        b=topic[1 % len(topic)] if len(topic) > 1 else "its context",
+        c=topic[2 % len(topic)] if len(topic) > 2 else "the cost of change",
+        labels=labels,
+        options=options,
+        lean=lean or {option: shared.random() for option in options},
+        rng=rng,
+        result=_result(asked, voice, rng),
+    )
+
+
+def _result(asked: str, voice: Voice, rng: Random) -> tuple[str, int | float] | None:
+    found = result_of(asked)
+    if found is None or rng.random() >= voice.wrong_share:
+        return found
+    written, value = found
+    return written, plain_number(value + rng.choice((-10, -2, -1, 1, 2, 10)))
+
+
+def _text(scene: _Scene) -> str:
+    """What is said, in the order in which a request may ask for it."""
+    ask = scene.ask
+    if ask.schema is not None:
+        return _json(scene, ask.schema)
+    if ask.json or _wants_json(scene.prompt):
+        return _json(scene, _schema_in(scene))
+    exact = EXACTLY.search(scene.asked)
+    if exact:
+        return str(exact["quoted"] or exact["bare"])
+    if ask.turns[-1].role == "tool":
+        return _from_tool(scene)
+    text = _prose(scene)
+    phrase = PHRASE.search(scene.prompt)
+    if phrase:
+        text = f"{text} {phrase[1]}"
+    closing = CLOSING_LINE.search(scene.prompt)
+    return f"{text}\n\n{closing[1]}: {_verdict(scene)}" if closing else text
+
+
+def _prose(scene: _Scene) -> str:
+    prompt = scene.prompt
+    if scene.labels and RANKING.search(prompt):
+        return _ranking(scene)
+    if scene.labels and PICKING.search(prompt) and not WRITING.search(prompt):
+        return f"The best answer is {_best(scene)}: {scene.some(phrases.LABEL_REASONS)[0]}."
+    if scene.result is not None and not scene.labels:
+        written, value = scene.result
+        forms = ("{w} = {v}", "{w} equals {v}.", "The result of {w} is {v}.", "{w} comes to {v}.")
+        return scene.rng.choice(forms).format(w=written, v=value)
+    if scene.options:
+        return f"The answer is ({_best(scene)}): {scene.some(phrases.LABEL_REASONS)[0]}."
+    if len(prompt) > 300 and WRITING.search(prompt):
+        return _synthesis(scene)
+    if len(prompt) > 200 and CRITIC.search(prompt):
+        return _critique(scene)
+    if ASKS_QUESTIONS.search(prompt):
+        asks = scene.some(phrases.QUESTIONS, 3)
+        return "\n".join(f"{place}. {line}" for place, line in enumerate(asks, 1))
+    return _plain(scene)
+
+
+def _plain(scene: _Scene) -> str:
+    named = _known_name(scene)
+    if named:
+        return named
+    start = ""
+    if YES_NO.search(scene.prompt):
+        shared = scene.lean.get("A", sum(scene.asked.encode()) % 100 / 100)
+        agrees = shared > 0.4
+        start = "Yes. " if agrees != (scene.rng.random() < 0.15) else "No. "
+    if scene.ask.turns and any(turn.images for turn in scene.ask.turns):
+        start += "The image shows a small, plain shape in one colour. "
+    if BRIEF.search(scene.prompt):
+        return start + scene.some(phrases.OPENINGS)[0]
+    earlier = sum(turn.role == "assistant" for turn in scene.ask.turns)
+    if earlier:
+        start += f"Following on from what was said about {scene.a}: "
+    opening, closing = scene.some(phrases.OPENINGS)[0], scene.some(phrases.CLOSINGS)[0]
+    bodies = scene.some(phrases.BODIES, 2 + int(scene.rng.random() * 3))
+    if scene.rng.random() < 0.3:
+        points = "\n".join(f"- {body}" for body in bodies)
+        return f"{start}{opening}\n\n{points}\n\n{closing}"
+    return start + " ".join([opening, *bodies, closing])
+
+
+def _known_name(scene: _Scene) -> str:
+    if not re.search(r"\bmy name\b", scene.asked, re.IGNORECASE):
+        return ""
+    for turn in scene.ask.turns:
+        match = NAME.search(turn.text)
+        if match and turn.role == "user":
+            return f"Your name is {match[1]}."
+    return ""
+
+
+def _synthesis(scene: _Scene) -> str:
+    agreement = scene.some(phrases.AGREEMENTS, 2)
+    difference = scene.some(phrases.DIFFERENCES, 2)
+    points = "\n".join(f"- {line}" for line in scene.some(phrases.BODIES, 3))
+    opening, closing = scene.some(phrases.OPENINGS)[0], scene.some(phrases.CLOSINGS)[0]
+    return (
+        f"{opening} {scene.some(phrases.BODIES)[0]}\n\n"
+        f"**Where the answers agree.** {' '.join(agreement)}\n\n{points}\n\n"
+        f"**Where they differ.** {' '.join(difference)}\n\n"
+        f"**Conclusion.** {closing}"
+    )
+
+
+def _critique(scene: _Scene) -> str:
+    faults = scene.some(phrases.CRITICISMS, 3)
+    lines = "\n".join(f"{place}. {fault}" for place, fault in enumerate(faults, 1))
+    return f"{scene.some(phrases.PRAISE)[0]}\n\n{lines}"
+
+
+def _ranking(scene: _Scene) -> str:
+    ranked = _ranked(scene)
+    reasons = [scene.fill(reason) for reason in phrases.LABEL_REASONS]
+    lines = [
+        f"Answer {label}: {reasons[min(place, len(reasons) - 1)]}."
+        for place, label in enumerate(ranked)
+    ]
+    order = "\n".join(f"{place}. Answer {label}" for place, label in enumerate(ranked, 1))
+    return "\n".join(lines) + f"\n\nFINAL RANKING:\n{order}"
+
+
+def _ranked(scene: _Scene) -> list[str]:
+    names = scene.labels or scene.options
+    return in_order(names, [scene.lean[name] + 0.3 * scene.rng.random() for name in names])
+
+
+def _best(scene: _Scene) -> str:
+    return _ranked(scene)[0]
+
+
+def _verdict(scene: _Scene) -> str:
+    if scene.labels and RANKING.search(scene.prompt):
+        return " > ".join(_ranked(scene))
+    if scene.labels or scene.options:
+        return _best(scene)
+    if scene.result is not None:
+        return str(scene.result[1])
+    if YES_NO.search(scene.prompt):
+        return scene.rng.choice(("yes", "yes", "yes", "no"))
+    return scene.a
+
+
+def _from_tool(scene: _Scene) -> str:
+    said = scene.ask.turns[-1].text.strip()
+    try:
+        found = orjson.loads(said)
+    except orjson.JSONDecodeError:
+        found = said
+    if isinstance(found, dict):
+        found = ", ".join(f"{name} {value}" for name, value in found.items())
+    return f"According to the tool, for {scene.a}: {str(found)[:600]}"
+
+
+def _json(scene: _Scene, schema: Any) -> str:
+    sentences = [*scene.some(phrases.BODIES, 6), *scene.some(phrases.CRITICISMS, 2)]
+    hints = Hints(
+        sentences=sentences,
+        topic=(scene.a, scene.b, scene.c),
+        labels=scene.labels or scene.options,
+        result=scene.result[1] if scene.result and not scene.labels else None,
+        chosen=_best(scene) if scene.options else "",
+        lean=scene.lean,
+    )
+    return orjson.dumps(value_for(schema, hints, scene.rng)).decode()
+
+
+def _wants_json(prompt: str) -> bool:
+    if not WANTS_JSON.search(prompt):
+        return False
+    return bool(re.search(r"\{\s*[\"'`]|\bkeys?\b|\bJSON (?:object|array|schema)", prompt))
+
+
+def _schema_in(scene: _Scene) -> dict[str, Any]:
+    """The shape a prompt asks for in words: a schema, an example, or the names of its keys."""
+    for found in _objects_in(scene.prompt):
+        if isinstance(found.get("properties"), dict):
+            return found
+        inner = found.get("schema")
+        if isinstance(inner, dict) and isinstance(inner.get("properties"), dict):
+            return inner
+        if found:
+            example = schema_of(found, scene.labels)
+            for name, part in example["properties"].items():
+                if part == {"type": "string"} or part.get("items") == {"type": "string"}:
+                    suggested = schema_of_key(name, scene.labels)
+                    fits = suggested.get("type", "string") == part["type"]
+                    example["properties"][name] = suggested if fits else part
+            return example
+    place = WANTS_JSON.search(scene.prompt)
+    near = scene.prompt[max(0, place.start() - 200) :] if place else ""
+    names = list(dict.fromkeys(KEYS.findall(near)))[:12] or ["answer"]
+    properties = {name: schema_of_key(name, scene.labels) for name in names}
+    return {"type": "object", "properties": properties, "required": names}
+
+
+def _objects_in(text: str) -> list[dict[str, Any]]:
+    """Every JSON object that stands in the text, outermost ones only; loose ones by their keys."""
+    found: list[dict[str, Any]] = []
+    place = text.find("{")
+    while place >= 0 and len(found) < 8:
+        end = _closing(text, place)
+        if end < 0:
+            break
+        piece = text[place:end]
+        try:
+            parsed = orjson.loads(piece)
+        except orjson.JSONDecodeError:
+            names = re.findall(r"[\"'`]?([A-Za-z_]\w*)[\"'`]?\s*:", piece)
+            parsed = {name: _loose(piece, name) for name in dict.fromkeys(names)}
+        if isinstance(parsed, dict) and parsed:
+            found.append(parsed)
+        place = text.find("{", end)
+    return found
+
+
+def _loose(piece: str, name: str) -> Any:
+    """An example of the kind that follows this key in something that is not quite JSON."""
+    match = re.search(rf"{re.escape(name)}[\"'`]?\s*:\s*(\S)", piece)
+    start = match[1] if match else '"'
+    if start == "[":
+        return ["text"]
+    if start.isdigit():
+        return 1
+    return {} if start == "{" else "text"
+
+
+def _closing(text: str, place: int) -> int:
+    depth = 0
+    for index in range(place, min(len(text), place + 20_000)):
+        depth += {"{": 1, "}": -1}.get(text[index], 0)
+        if depth == 0:
+            return index + 1
+    return -1
+
+
+def _calls(scene: _Scene) -> tuple[Call, ...]:
+    """The tools to call: those wanted by name, or those the question is about."""
+    ask = scene.ask
+    if not ask.tools or ask.tool_choice == "none":
+        return ()
+    named = [tool for tool in ask.tools if tool.name == ask.tool_choice]
+    if not named and ask.turns[-1].role == "tool":
+        return ()
+    chosen = named or [tool for tool in ask.tools if _concerns(tool, scene.asked)]
+    if not chosen and ask.tool_choice == "required":
+        chosen = [ask.tools[0]]
+    calls = [call for tool in chosen for call in _calls_of(tool, scene)]
+    return tuple(calls[:8] if ask.parallel else calls[:1])
+
+
+def _concerns(tool: Tool, question: str) -> bool:
+    asked = {word.lower().rstrip("s") for word in WORD.findall(question)} - COMMON
+    about = {word.lower().rstrip("s") for word in re.split(r"[^A-Za-z]+", tool.name)}
+    if asked & {word for word in about if len(word) > 3}:
+        return True
+    described = {word.lower().rstrip("s") for word in WORD.findall(tool.description)} - COMMON
+    return len(asked & {word for word in described if len(word) > 4}) > 1 or (
+        tool.name.lower() in question.lower()
+    )
+
+
+def _calls_of(tool: Tool, scene: _Scene) -> list[Call]:
+    properties = tool.parameters.get("properties") or {}
+    names = [
+        name
+        for name, inner in properties.items()
+        if isinstance(inner, dict)
+        and str(inner.get("type", "string")).lower() == "string"
+        and not inner.get("enum")
+    ]
+    subjects = _subjects(scene.asked)
+    hints = Hints(
+        sentences=[scene.asked.strip()[:200] or "all"],
+        topic=(scene.a, scene.b, scene.c),
+        labels=scene.labels,
+        result=scene.result[1] if scene.result else None,
+        lean=scene.lean,
+    )
+    calls = []
+    for index in range(max(1, len(subjects) if len(names) == 1 else 1)):
+        made = value_for(tool.parameters or {"type": "object"}, hints, scene.rng)
+        arguments = dict(made) if isinstance(made, dict) else {}
+        if len(names) == 1 and subjects and "pattern" not in properties[names[0]]:
+            arguments[names[0]] = subjects[index]
+        calls.append(Call(tool.name, _with_numbers(arguments, properties, scene.asked)))
+    return calls
+
+
+def _with_numbers(
+    arguments: dict[str, Any], properties: dict[str, Any], question: str
+) -> dict[str, Any]:
+    """Numbers of the question in the places for numbers, when there are enough."""
+    numbers = [plain_number(float(found)) for found in DIGITS.findall(question)]
+    wanted = [
+        name
+        for name, inner in properties.items()
+        if isinstance(inner, dict)
+        and str(inner.get("type", "")).lower() in ("integer", "number")
+        and not {"minimum", "maximum", "enum", "multipleOf"} & inner.keys()
+    ]
+    if not wanted or len(numbers) < len(wanted):
+        return arguments
+    for name, value in zip(wanted, numbers, strict=False):
+        whole = str(properties[name]["type"]).lower() == "integer"
+        arguments[name] = int(value) if whole else value
+    return arguments
+
+
+def _subjects(question: str) -> list[str]:
+    """The proper names a question is about: `["Paris", "New York"]`."""
+    found = [*PAIRED.findall(question), *PLACES.findall(question)]
+    names = [name.strip(" .,?!") for name in found]
+    after = re.search(r"\band\s+([A-Z][\w-]+(?:\s[A-Z][\w-]+)*)", question)
+    if after and names:
+        names.append(after[1])
+    skip = {"I", "The", "What", "Use", "Call", "Get", "Please", "How"}
+    return list(dict.fromkeys(name for name in names if name and name not in skip))[:4]
