@@ -271,13 +271,13 @@ class LiteLLMAdapter(BaseAdapter):
                     message = f"the arguments of tool call {tool_call.name!r} are not a JSON object"
                     raise MalformedResponse(message, **self.named())
 
+        written = text + "".join(call.name + call.arguments for call in tool_calls)
+
         def count() -> tuple[int, int]:
-            written = text + reasoning + "".join(c.name + c.arguments for c in tool_calls)
             model = self.config.model
             prompt = _litellm.count_tokens(model, prompt_text(request))
-            return prompt, _litellm.count_tokens(model, written)
+            return prompt, _litellm.count_tokens(model, reasoning + written)
 
-        answered = bool(text or tool_calls)
         return Completion(
             text=text,
             reasoning=reasoning,
@@ -285,7 +285,7 @@ class LiteLLMAdapter(BaseAdapter):
             finish_reason=finish,
             model=call.model or self.config.model,
             usage=_read.believable(
-                usage if call.usage_seen else None, answered=answered, count=count
+                usage if call.usage_seen else None, written=written, count=count
             ),
         )
 

@@ -2,9 +2,15 @@
 
 import json
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 from typing import Any
 
 from adapters.types import Chunk, FinishReason, ToolCall, ToolCallDelta, Usage
+
+# Text of more bytes a token than any tokenizer makes, beyond a little slack for short answers,
+# was not written with so few tokens. Real answers have 2 to 6.
+TOKEN_BYTES_MAX = 16
+SLACK_BYTES = 64
 
 _FINISH: dict[str, FinishReason] = {
     **dict.fromkeys(("stop", "end_turn", "stop_sequence", "complete", "eos", "end"), "stop"),
@@ -69,28 +75,22 @@ def read_usage(usage: Any) -> Usage:
     )
 
 
-def believable(
-    usage: Usage | None, *, answered: bool, count: Callable[[], tuple[int, int]]
-) -> Usage:
+def believable(usage: Usage | None, *, written: str, count: Callable[[], tuple[int, int]]) -> Usage:
     """The provider's usage, or an estimate where it sent none or none that can be true.
 
     Args:
         usage: What the provider sent, if it was plausible at all.
-        answered: Whether the model wrote anything.
+        written: What the model wrote, without reasoning, which not every provider counts.
         count: Our own count of prompt and completion tokens, made only when it is needed.
     """
-    if usage is not None and usage.prompt_tokens and (usage.completion_tokens or not answered):
-        return Usage(
-            prompt_tokens=usage.prompt_tokens,
-            completion_tokens=usage.completion_tokens,
-            cached_tokens=min(usage.cached_tokens, usage.prompt_tokens),
-            reasoning_tokens=usage.reasoning_tokens,
-        )
-    prompt, completion = count()
     known = usage or Usage()
+    least = max(0, len(written.encode("utf-8", "replace")) - SLACK_BYTES) // TOKEN_BYTES_MAX
+    if known.prompt_tokens and known.completion_tokens >= max(least, 1 if written else 0):
+        return replace(known, cached_tokens=min(known.cached_tokens, known.prompt_tokens))
+    prompt, completion = count()
     return Usage(
         prompt_tokens=known.prompt_tokens or prompt,
-        completion_tokens=known.completion_tokens or completion,
+        completion_tokens=max(known.completion_tokens, completion),
         cached_tokens=known.cached_tokens,
         reasoning_tokens=known.reasoning_tokens,
         estimated=True,
