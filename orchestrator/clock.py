@@ -4,8 +4,12 @@ import asyncio
 import random
 import secrets
 import time
+from asyncio import FIRST_COMPLETED, Future
+from collections.abc import Collection
 from datetime import UTC, datetime, timedelta
-from typing import Protocol
+from typing import Any, Protocol, TypeVar
+
+T = TypeVar("T")
 
 
 class Clock(Protocol):
@@ -20,6 +24,9 @@ class Clock(Protocol):
     async def sleep(self, delay_s: float) -> None:
         """Wait."""
 
+    async def first_done(self, tasks: Collection[Future[T]], limit_s: float) -> set[Future[T]]:
+        """Wait until at least one task is done, or the limit is over; the done ones."""
+
 
 class SystemClock:
     """The real one."""
@@ -33,6 +40,10 @@ class SystemClock:
     async def sleep(self, delay_s: float) -> None:
         await asyncio.sleep(delay_s)
 
+    async def first_done(self, tasks: Collection[Future[T]], limit_s: float) -> set[Future[T]]:
+        done, _ = await asyncio.wait(tasks, timeout=limit_s, return_when=FIRST_COMPLETED)
+        return done
+
 
 class FakeClock:
     """Stands still until `advance` is called; `sleep` advances it at once."""
@@ -40,6 +51,7 @@ class FakeClock:
     def __init__(self, start: datetime = datetime(2026, 1, 1, tzinfo=UTC)) -> None:
         self._start = start
         self._elapsed_s = 0.0
+        self._bells: list[tuple[float, Future[None]]] = []
 
     def now(self) -> datetime:
         return self._start + timedelta(seconds=self._elapsed_s)
@@ -49,15 +61,34 @@ class FakeClock:
 
     def advance(self, seconds: float) -> None:
         self._elapsed_s += seconds
+        for at_s, bell in self._bells:
+            if at_s <= self._elapsed_s and not bell.done():
+                bell.set_result(None)
 
     async def sleep(self, delay_s: float) -> None:
         self.advance(delay_s)
         await asyncio.sleep(0)
 
+    async def first_done(self, tasks: Collection[Future[T]], limit_s: float) -> set[Future[T]]:
+        bell: Future[None] = asyncio.get_running_loop().create_future()
+        entry = (self._elapsed_s + limit_s, bell)
+        self._bells.append(entry)
+        try:
+            waited_for: set[Future[Any]] = {*tasks, bell}
+            await asyncio.wait(waited_for, return_when=FIRST_COMPLETED)
+        finally:
+            self._bells.remove(entry)
+            bell.cancel()
+        return {task for task in tasks if task.done()}
 
-def make_rng(seed: int) -> random.Random:
-    """The source of chance of one run: the same seed, the same shuffles."""
-    return random.Random(seed)
+
+def make_rng(seed: int, *purpose: object) -> random.Random:
+    """The source of chance of one run: the same seed and purpose, the same shuffles.
+
+    Every purpose has a source of its own, so that the order in which answers happen to arrive
+    changes nothing.
+    """
+    return random.Random("/".join(str(part) for part in (seed, *purpose)) if purpose else seed)
 
 
 def new_seed() -> int:
@@ -68,3 +99,8 @@ def new_seed() -> int:
 def new_nonce() -> str:
     """128 random bits in hex, for a fence nobody can guess."""
     return secrets.token_hex(16)
+
+
+def new_run_id(now: datetime) -> str:
+    """An id that sorts by time and that nobody can guess."""
+    return f"{now:%Y%m%dT%H%M%S}{now.microsecond // 1000:03d}-{secrets.token_hex(5)}"
