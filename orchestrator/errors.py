@@ -1,13 +1,13 @@
 """What can go wrong in the orchestrator itself; a provider's faults are `adapters.ProviderError`.
 
-    OrchestratorError
-      ConfigError                      the configuration cannot be used; `.problems` lists why
-      PatternError                     a pattern file cannot be used, or its template failed
-      UnknownModel                     a name that is no deployment, route, panel or pattern/panel
-      InvalidRun                       a request that contradicts itself or the configuration
-      NoDeploymentLeft                 every deployment that could serve the call failed
-      QuorumNotMet                     too few members gave a usable answer
-      DeadlineExceeded                 the run's time ended before one answer existed
+OrchestratorError
+  ConfigError                      the configuration cannot be used; `.problems` lists why
+  PatternError                     a pattern file cannot be used, or its template failed
+  UnknownModel                     a name that is no deployment, route, panel or pattern/panel
+  InvalidRun                       a request that contradicts itself or the configuration
+  NoDeploymentLeft                 every deployment that could serve the call failed
+  QuorumNotMet                     too few members gave a usable answer
+  DeadlineExceeded                 the run's time ended before one answer existed
 """
 
 from collections.abc import Sequence
@@ -30,7 +30,15 @@ class ConfigError(OrchestratorError):
 
 
 class PatternError(OrchestratorError):
-    """A pattern cannot be run."""
+    """A pattern file cannot be used, or its template failed. One line a problem.
+
+    Attributes:
+        problems: Every problem found, as `file:line:col: message` where there is a place to name.
+    """
+
+    def __init__(self, problems: str | Sequence[str]) -> None:
+        self.problems = (problems,) if isinstance(problems, str) else tuple(problems)
+        super().__init__("\n".join(self.problems))
 
 
 class UnknownModel(OrchestratorError):
