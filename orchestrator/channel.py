@@ -1,0 +1,94 @@
+"""From the tasks of a run to whoever listens: events in order, and the text they add up to."""
+
+import asyncio
+
+from adapters.types import Chunk, CompletionFold, FinishReason, ToolCall
+from orchestrator.events import Event, ReasoningDelta, TextDelta, TextReset, ToolCallsDelta
+
+EVENTS_WAITING = 256  # more than this, and whoever streams text waits for the listener
+
+
+class Channel:
+    """Events on their way to one listener. Putting never waits; `room` does."""
+
+    def __init__(self) -> None:
+        self._events: asyncio.Queue[Event | None] = asyncio.Queue()
+        self._room = asyncio.Event()
+        self._room.set()
+
+    def put(self, event: Event) -> None:
+        self._events.put_nowait(event)
+        if self._events.qsize() >= EVENTS_WAITING:
+            self._room.clear()
+
+    def close(self) -> None:
+        """No more events will come."""
+        self._events.put_nowait(None)
+
+    async def room(self) -> None:
+        """Wait while the listener is far behind."""
+        await self._room.wait()
+
+    async def get(self) -> Event | None:
+        """The next event; None when there are no more."""
+        event = await self._events.get()
+        if self._events.qsize() < EVENTS_WAITING:
+            self._room.set()
+        return event
+
+
+class Delivery:
+    """The answer as it is handed out: what was put into the channel since the last reset."""
+
+    def __init__(self, channel: Channel) -> None:
+        self._channel = channel
+        self._fold = CompletionFold()
+        self._started = False
+
+    @property
+    def has_begun(self) -> bool:
+        """Whether the listener has seen a part of the answer that still stands."""
+        return self._started
+
+    @property
+    def content(self) -> str:
+        return self._fold.text
+
+    @property
+    def reasoning(self) -> str:
+        return self._fold.reasoning
+
+    @property
+    def tool_calls(self) -> tuple[ToolCall, ...]:
+        return self._fold.tool_calls
+
+    @property
+    def finish_reason(self) -> FinishReason:
+        return self._fold.finish_reason or "stop"
+
+    async def add(self, chunk: Chunk) -> None:
+        """Hand on a piece of the answer."""
+        self._fold.add(chunk)
+        self._started = self._started or chunk.has_content
+        if chunk.reasoning:
+            self._channel.put(ReasoningDelta(text=chunk.reasoning))
+        if chunk.text:
+            self._channel.put(TextDelta(text=chunk.text))
+        if chunk.tool_calls:
+            self._channel.put(ToolCallsDelta(tool_calls=chunk.tool_calls))
+        await self._channel.room()
+
+    def withdraw(self, cause: str) -> None:
+        """Take back what was handed out; nothing happens if nothing was."""
+        if self._started:
+            self._channel.put(TextReset(cause=cause))
+        self._fold = CompletionFold()
+        self._started = False
+
+    def replace(self, text: str, finish_reason: FinishReason, cause: str) -> None:
+        """Make this text the whole answer, whatever was handed out before."""
+        self.withdraw(cause)
+        self._fold.add(Chunk(text=text, finish_reason=finish_reason))
+        self._started = bool(text)
+        if text:
+            self._channel.put(TextDelta(text=text))
