@@ -1,0 +1,99 @@
+"""One run as the command line sees it: events to the watcher, the answer to stdout, a receipt."""
+
+import dataclasses
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
+from pathlib import Path
+from typing import Protocol
+
+import click
+
+from orchestrator.cli import store
+from orchestrator.cli.answers import AnswerStream
+from orchestrator.cli.live import Watcher
+from orchestrator.cli.progress import closing_line, shortfalls, withdrawal
+from orchestrator.config import RequestConfig
+from orchestrator.events import Event, RunFinished, TextDelta, TextReset
+from orchestrator.responses import OrchestratorResponse
+
+
+class Engine(Protocol):
+    """What a run needs of an orchestrator."""
+
+    def stream_request(self, request: RequestConfig) -> AsyncGenerator[Event, None]: ...
+
+
+async def follow(
+    engine: Engine,
+    request: RequestConfig,
+    watcher: Watcher,
+    *,
+    stream: AnswerStream | None = None,
+    notes: tuple[str, ...] = (),
+) -> OrchestratorResponse:
+    """Run a request to its end and return the response.
+
+    Args:
+        engine: The orchestrator.
+        request: What to ask.
+        watcher: Is shown every event.
+        stream: Where to write the answer as it comes; None keeps it for the end.
+        notes: What the receipt is to say about the run besides what the engine knows.
+    """
+    response: OrchestratorResponse | None = None
+    with watcher:
+        async with aclosing(engine.stream_request(request)) as events:
+            async for event in events:
+                watcher.show(event)
+                if isinstance(event, RunFinished):
+                    response = event.response
+                elif stream is not None:
+                    _pass_on(event, watcher, stream)
+    assert response is not None, "a run ends with RunFinished or with an error"
+    if stream is not None and stream.wrote:
+        stream.finish()
+    return annotate(response, notes) if notes else response
+
+
+def _pass_on(event: Event, watcher: Watcher, stream: AnswerStream) -> None:
+    match event:
+        case TextDelta():
+            if not stream.wrote:
+                watcher.make_room()
+            stream.write(event.text)
+        case TextReset() if stream.wrote:
+            stream.finish()
+            click.echo(f"[{withdrawal(event)}]", err=True)
+        case _:
+            pass
+
+
+def annotate(response: OrchestratorResponse, notes: tuple[str, ...]) -> OrchestratorResponse:
+    """The same response, with more notes in its receipt."""
+    receipt = response.receipt
+    noted = dataclasses.replace(receipt, notes=(*notes, *receipt.notes))
+    return dataclasses.replace(response, receipt=noted)
+
+
+def keep(response: OrchestratorResponse, also: Path | None = None) -> bool:
+    """Save the receipt; a disk that refuses is said aloud and costs nobody the answer."""
+    try:
+        store.save(response.receipt)
+        if also is not None:
+            store.write_private(also, response.receipt.to_json())
+    except (OSError, ValueError) as error:
+        click.echo(f"Warning: the receipt could not be saved: {error}", err=True)
+        return False
+    return True
+
+
+def warn_of_shortfalls(response: OrchestratorResponse) -> None:
+    """Say on stderr why an answer is not all it was meant to be."""
+    for line in shortfalls(response):
+        click.echo(click.style(f"Warning: {line}", fg="yellow"), err=True)
+
+
+def print_status(response: OrchestratorResponse, *, saved: bool) -> None:
+    """The last line of a run, on stderr."""
+    then = f"orchestrator show {response.receipt.run_id}"
+    click.echo(f"{closing_line(response)} · {then if saved else 'receipt not saved'}", err=True)

@@ -1,0 +1,169 @@
+"""A receipt told to people: who was asked, what each said, how it was decided, what it took."""
+
+import sys
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import click
+from rich import box
+from rich.console import Console, Group, RenderableType
+from rich.padding import Padding
+from rich.rule import Rule
+from rich.table import Table
+from rich.text import Text
+
+from orchestrator.cli.answers import outcome
+from orchestrator.cli.text import bar, count, neutralise, one_line, seconds
+from orchestrator.responses import AttemptRecord, Receipt, StageRecord
+
+BAR_WIDTH = 24
+FILE_WIDTH = 100  # columns where stdout is no terminal
+STATUS_STYLES = {"complete": "green", "degraded": "yellow", "partial": "yellow"}
+OUTCOME_STYLES = {"ok": "green", "not usable": "yellow"}
+
+
+def receipt_view(receipt: Receipt, *, drafts: bool) -> RenderableType:
+    """The whole run on a page. With `drafts`, every text a model wrote on the way."""
+    parts: list[RenderableType] = [_head(receipt)]
+    for stage in receipt.stages:
+        parts += ["", _stage_title(stage)]
+        if stage.attempts:
+            parts.append(attempts_table(stage.attempts, receipt.elapsed_s))
+        parts += [Padding(line, (0, 0, 0, 2)) for line in _decision(stage)]
+        if drafts:
+            parts += [_draft(attempt) for attempt in stage.attempts if attempt.text]
+    parts += ["", Rule("answer", align="left", style="dim"), safe(receipt.content.strip()), ""]
+    parts += [Text(f"Note: {one_line(note, 400)}", style="dim") for note in receipt.notes]
+    return Group(*parts)
+
+
+def attempts_table(attempts: tuple[AttemptRecord, ...], run_s: float) -> Table:
+    """One row a call: who, which model, what came of it, tokens, and when, drawn to scale."""
+    table = Table(
+        box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, 1), header_style="dim"
+    )
+    table.add_column("member", no_wrap=True)
+    table.add_column("provider/model", overflow="fold")
+    table.add_column("result")
+    table.add_column("tokens", justify="right", no_wrap=True)
+    table.add_column("time", justify="right", no_wrap=True)
+    table.add_column("", no_wrap=True, width=BAR_WIDTH)
+    for attempt in attempts:
+        result = outcome(attempt)
+        label = f" ({attempt.label})" if attempt.label else ""
+        role = f" as {attempt.role}" if attempt.role else ""
+        table.add_row(
+            one_line(attempt.member + label + role, 60),
+            one_line(f"{attempt.provider}/{attempt.model}", 60),
+            Text(result, style=OUTCOME_STYLES.get(result, "red")),
+            f"{attempt.usage.total_tokens:,}" + ("~" if attempt.usage.estimated else ""),
+            seconds(attempt.elapsed_s),
+            Text(bar(attempt.started_s, attempt.elapsed_s, run_s, BAR_WIDTH), style="cyan"),
+        )
+    return table
+
+
+def print_page(*parts: RenderableType) -> None:
+    """Print on stdout; rich fills lines up with spaces, which a file does not need."""
+    if sys.stdout.isatty():
+        _console(None).print(*parts, sep="\n")
+        return
+    console = _console(FILE_WIDTH)
+    with console.capture() as captured:
+        console.print(*parts, sep="\n")
+    for line in captured.get().splitlines():
+        click.echo(line.rstrip())
+
+
+def _console(width: int | None) -> Console:
+    """A console that reads no markup in what it is given."""
+    return Console(width=width, highlight=False, markup=False, emoji=False)
+
+
+def safe(text: str) -> Text:
+    """Model text for rich: no markup is read in it, and nothing in it acts on the terminal."""
+    return Text(neutralise(text, terminal=True))
+
+
+def _head(receipt: Receipt) -> RenderableType:
+    usage = receipt.usage
+    rows = {
+        "run": receipt.run_id,
+        "when": receipt.started_at,
+        "question": one_line(receipt.prompt, 300),
+        "asked": receipt.model or "the default",
+        "pattern": receipt.pattern or "none (one model)",
+        "took": f"{seconds(receipt.elapsed_s)}, {count(receipt.calls, 'call')}, "
+        f"{count(usage.total_tokens, 'token')} ({usage.prompt_tokens:,} in, "
+        f"{usage.completion_tokens:,} out{', partly estimated' if usage.estimated else ''})",
+        "seed": f"{receipt.seed} · configuration {receipt.config_hash[:12]}",
+        "missing": ", ".join(receipt.missing),
+    }
+    table = Table.grid(padding=(0, 2))
+    table.add_column(style="dim", no_wrap=True)
+    table.add_column(overflow="fold")
+    for name, value in rows.items():
+        if value:
+            table.add_row(name, safe(value))
+    table.add_row("status", Text(receipt.status, style=STATUS_STYLES[receipt.status]))
+    for cause in receipt.causes:
+        table.add_row("cause", safe(one_line(cause, 400)))
+    return table
+
+
+def _stage_title(stage: StageRecord) -> Text:
+    how = f" · {stage.combine}" if stage.combine else ""
+    style = "bold" if stage.status == "ok" else "bold yellow"
+    return Text(f"{stage.name}{how} · {stage.status} · {seconds(stage.elapsed_s)}", style=style)
+
+
+def _decision(stage: StageRecord) -> Iterator[Text]:
+    """What the stage decided and why, and what went wrong in it, one line each."""
+    for name, value in _flat(stage.outcome):
+        yield safe(one_line(f"{name.replace('_', ' ')}: {_said(value)}", 400))
+    for attempt in stage.attempts:
+        if attempt.error or attempt.message:
+            status = f" ({attempt.status_code})" if attempt.status_code else ""
+            why = f"{attempt.error or attempt.status}{status}: {attempt.message}"
+            yield safe(one_line(f"{attempt.member}: {why}", 400))
+    for cause in stage.causes:
+        yield safe(one_line(f"because {cause}", 400))
+
+
+def _flat(outcome: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
+    """What is worth a line: no empty value, no count of nothing, a field of texts by itself."""
+    for name, value in outcome.items():
+        if not value:
+            continue
+        if isinstance(value, Mapping) and not all(_is_figure(item) for item in value.values()):
+            yield from _flat(value)
+        else:
+            yield name, value
+
+
+def _is_figure(value: Any) -> bool:
+    return isinstance(value, (int, float))
+
+
+def _said(value: Any) -> str:
+    """A decision's value in words: `gpt 3, claude 1` for votes and scores."""
+    if isinstance(value, Mapping):
+        ordered = sorted(value.items(), key=_by_size)
+        return ", ".join(f"{name} {_said(item)}" for name, item in ordered)
+    if isinstance(value, (list, tuple)):
+        texts = [_said(item) for item in value]
+        return ("; " if any(" " in text for text in texts) else ", ").join(texts)
+    return f"{value:.3g}" if isinstance(value, float) else str(value)
+
+
+def _by_size(item: tuple[str, Any]) -> tuple[float, str]:
+    """Largest figure first; what is no figure keeps to its name."""
+    name, value = item
+    figure = float(value) if _is_figure(value) else 0.0
+    return (-figure, str(name))
+
+
+def _draft(attempt: AttemptRecord) -> RenderableType:
+    role = f" as {attempt.role}" if attempt.role else ""
+    title = Text(one_line(f"{attempt.member}{role}", 60), style="cyan")
+    return Padding(Group(title, safe(attempt.text.strip())), (1, 0, 0, 2))

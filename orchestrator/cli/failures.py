@@ -1,0 +1,85 @@
+"""What an error means to the person at the keyboard: one line, what to do next, an exit code."""
+
+import json
+from typing import NoReturn
+
+import click
+from pydantic import ValidationError
+
+from adapters import errors as provider_errors
+from adapters.config import MissingVariable
+from orchestrator import errors
+
+FAILED, USAGE, BUDGET, INTERRUPTED = 1, 2, 3, 130
+
+# The first row that fits gives the next step; a message that already says it has none.
+NEXT_STEPS: tuple[tuple[type[Exception], str], ...] = (
+    (provider_errors.AuthenticationFailed, "`orchestrator check` shows which key is read"),
+    (provider_errors.PermissionDenied, "`orchestrator check` shows which key is read"),
+    (provider_errors.ContextWindowExceeded, "shorten the prompt or lower --max-tokens"),
+    (provider_errors.QuotaExhausted, "top up the account, or choose another model with -m"),
+    (provider_errors.ConnectionFailed, "check the network and api_base"),
+    (errors.DeadlineExceeded, "raise --time, or choose faster models with -m"),
+    (errors.QuorumNotMet, "`orchestrator check` shows the keys; --simulate runs without any"),
+    (errors.NoDeploymentLeft, "`orchestrator check` shows the keys; --simulate runs without any"),
+    (MissingVariable, "set it, or run with --simulate"),
+)
+USAGE_ERRORS = (
+    errors.ConfigError,
+    errors.PatternError,
+    errors.UnknownModel,
+    errors.InvalidRun,
+    MissingVariable,
+)
+
+
+class Failure(click.ClickException):
+    """An error as it is shown: `Error: ...` on stderr, then exit code 1."""
+
+    exit_code = FAILED
+
+
+class Misuse(Failure):
+    """The same for what the user or the configuration got wrong: exit code 2."""
+
+    exit_code = USAGE
+
+
+def explain(error: Exception) -> Failure:
+    """The failure to show for any error that reaches the edge; a bug of ours is called one."""
+    if isinstance(error, errors.ConfigError):
+        return Misuse("\n".join(("the configuration cannot be used", *error.problems)))
+    if isinstance(
+        error, (errors.OrchestratorError, provider_errors.ProviderError, MissingVariable)
+    ):
+        kind = Misuse if isinstance(error, USAGE_ERRORS) else Failure
+        return kind(_with_next_step(error))
+    if isinstance(error, OSError) and error.filename is not None:
+        return Misuse(f"{error.filename}: {(error.strerror or 'cannot be used').lower()}")
+    if isinstance(error, OSError):
+        return Failure(str(error) or type(error).__name__)
+    return Failure(
+        f"unexpected {type(error).__name__}: {error}. This is a fault in orchestrator itself; "
+        "run again with ORCHESTRATOR_DEBUG=1 to see where"
+    )
+
+
+def refuse(error: ValidationError) -> NoReturn:
+    """Turn pydantic's report on options into a usage error that repeats no value."""
+    problems = (
+        f"{'.'.join(str(part) for part in problem['loc']) or 'request'}: {problem['msg']}"
+        for problem in error.errors(include_input=False, include_url=False, include_context=False)
+    )
+    raise click.UsageError("; ".join(problems)) from None
+
+
+def as_json(error: Exception) -> str:
+    """The same failure for a program."""
+    failure = explain(error)
+    return json.dumps({"error": type(error).__name__, "message": failure.message})
+
+
+def _with_next_step(error: Exception) -> str:
+    message = " ".join(str(error).split())
+    step = next((step for kind, step in NEXT_STEPS if isinstance(error, kind)), "")
+    return f"{message.rstrip('.')}; {step}" if step else message

@@ -1,0 +1,169 @@
+"""Where progress is shown: a live board on a terminal, plain lines elsewhere, nothing if quiet."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import TracebackType
+from typing import Protocol, Self
+
+import click
+from rich.console import Console, Group, RenderableType
+from rich.live import Live
+from rich.spinner import Spinner
+from rich.table import Table
+from rich.text import Text
+
+from orchestrator.cli.progress import Board, Call, Stage, log_line
+from orchestrator.cli.text import count, neutralise, one_line, seconds
+from orchestrator.events import Event
+
+MARKS = {"ok": ("✓", "green"), "unusable": ("!", "yellow"), "failed": ("✗", "red")}
+STAGE_MARKS = {"ok": ("✓", "green"), "degraded": ("!", "yellow"), "failed": ("✗", "red")}
+
+
+class Watcher(Protocol):
+    """Somebody who is told every event of a run."""
+
+    def __enter__(self) -> Self: ...
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None: ...
+
+    def show(self, event: Event) -> None:
+        """An event has happened."""
+
+    def make_room(self) -> None:
+        """The answer is about to be written on the same screen: leave what stands, draw no more."""
+
+
+class Silent:
+    """Shows nothing."""
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        return None
+
+    def show(self, event: Event) -> None:
+        return None
+
+    def make_room(self) -> None:
+        return None
+
+
+class LogLines(Silent):
+    """One line on stderr for what is worth a line, as it happens."""
+
+    def show(self, event: Event) -> None:
+        line = log_line(event)
+        if line is not None:
+            click.echo(neutralise(line, terminal=True), err=True)
+
+
+class LiveBoard(Silent):
+    """The board of a run, redrawn in place on stderr."""
+
+    def __init__(self, console: Console) -> None:
+        self._board = Board()
+        self._spinner = Spinner("dots")
+        # Drawn from a thread of rich's own: the spinners turn while the event loop waits.
+        self._live = Live(
+            console=console,
+            get_renderable=self._draw,
+            refresh_per_second=10,
+            redirect_stdout=False,
+            redirect_stderr=False,
+        )
+
+    def __enter__(self) -> Self:
+        self._live.start()
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self._live.stop()
+
+    def show(self, event: Event) -> None:
+        self._board.apply(event)
+
+    def make_room(self) -> None:
+        self._live.stop()
+
+    def _draw(self) -> RenderableType:
+        return draw(self._board, self._spinner)
+
+
+def watcher(*, quiet: bool) -> Watcher:
+    """The watcher that fits where stderr goes."""
+    if quiet:
+        return Silent()
+    console = stderr_console()
+    if console.is_terminal and not console.is_dumb_terminal:
+        return LiveBoard(console)
+    return LogLines()
+
+
+@contextmanager
+def loading() -> Iterator[None]:
+    """Say on a terminal that the engine is being loaded: it takes seconds, and nothing moves."""
+    console = stderr_console()
+    if not console.is_terminal:
+        yield
+        return
+    with console.status("Loading the engine ..."):
+        yield
+
+
+def stderr_console() -> Console:
+    """A console for everything that is not the answer."""
+    return Console(stderr=True, highlight=False, markup=False, emoji=False)
+
+
+def draw(board: Board, spinner: Spinner) -> RenderableType:
+    """The board as it stands: ended stages on one line each, the members of a running one below.
+
+    Called from the drawing thread while events arrive in another, hence the copies.
+    """
+    lines: list[RenderableType] = [Text(one_line(board.title, 200), style="bold")]
+    for stage in tuple(board.stages):
+        lines.append(_stage_row(stage, spinner))
+        if not stage.status:
+            lines += [_call_row(call, spinner) for call in tuple(stage.calls.values())]
+    lines += [Text(f"· {name}", style="dim") for name in board.waiting]
+    if board.written:
+        lines.append(Text(f"  the answer: {count(board.written, 'character')}", style="dim"))
+    return Group(*lines)
+
+
+def _stage_row(stage: Stage, spinner: Spinner) -> RenderableType:
+    asked = len(stage.calls)
+    if not stage.status:
+        said = f"{stage.answered} of {asked}" if asked else ""
+        return _row(0, spinner, stage.name, said, "")
+    mark = Text(*STAGE_MARKS.get(stage.status, ("·", "dim")))
+    said = one_line(stage.summary, 120) or f"{stage.answered} of {asked}"
+    return _row(0, mark, stage.name, said, seconds(stage.elapsed_s))
+
+
+def _call_row(call: Call, spinner: Spinner) -> RenderableType:
+    if call.state == "waiting":
+        return _row(2, Text("·", style="dim"), call.member, "", "")
+    if call.state == "asked":
+        said = count(call.characters, "character") if call.characters else "waiting"
+        return _row(2, spinner, call.member, said, "")
+    said = one_line(call.message, 120) or count(call.tokens, "token")
+    return _row(2, Text(*MARKS[call.state]), call.member, said, seconds(call.elapsed_s))
+
+
+def _row(indent: int, mark: RenderableType, name: str, said: str, time: str) -> RenderableType:
+    row = Table.grid(padding=(0, 1))
+    row.add_column(width=indent)
+    row.add_column(width=1)
+    row.add_column(width=18, no_wrap=True)
+    row.add_column(width=48, no_wrap=True, overflow="ellipsis")
+    row.add_column(justify="right", no_wrap=True)
+    row.add_row("", mark, Text(one_line(name, 64)), Text(said, style="dim"), Text(time))
+    return row

@@ -1,0 +1,100 @@
+"""What a run is run on: which configuration, and real providers or the embedded simulator."""
+
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from adapters import _litellm
+from orchestrator.cli import naming
+from orchestrator.cli.asking import Engine
+from orchestrator.cli.fitting import Fitted, fit
+from orchestrator.cli.keys import key_of
+from orchestrator.cli.live import loading
+from orchestrator.config import (
+    OrchestratorConfig,
+    RequestConfig,
+    find_config,
+    load_config,
+    packaged_configs,
+)
+from orchestrator.enhanced import EnhancedOrchestrator
+from orchestrator.simulator import Simulator, simulated
+
+NO_KEYS = (
+    "no provider key is set, so the embedded simulator answers: its words are made up. "
+    "Set one (`orchestrator models` names the variables) to ask real models."
+)
+SIMULATED = "simulated: every word comes from the embedded simulator, none from a real model"
+ASKED_FOR = "the embedded simulator answers: its words are made up."
+LATENCY_S = (0.2, 0.8)  # long enough to be watched, short enough to be waited for
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Setting:
+    """A configuration and where its calls go. `note` is what the user must be told about that."""
+
+    config: OrchestratorConfig
+    path: Path
+    simulated: bool = False
+    note: str = ""
+
+    def fit(self, request: RequestConfig) -> Fitted:
+        """The request for those who can answer, and what is to be told about it."""
+        patterns = naming.library(self.config)
+        if self.simulated:
+            return Fitted(request, (SIMULATED,))
+        return fit(request, self.config, patterns, _keyless(self.config))
+
+
+def choose(explicit: Path | None, *, simulate: bool) -> Setting:
+    """The setting for a command line.
+
+    Simulated text is never a silent stand-in: only `--simulate`, or the packaged configuration
+    without a single key, leads to the simulator, and the note says so.
+    """
+    path = find_config(explicit)
+    config = load_config(path)
+    if simulate:
+        return Setting(config=config, path=path, simulated=True, note=ASKED_FOR)
+    if explicit is None and path.samefile(packaged()) and not _any_key(config):
+        return Setting(config=config, path=path, simulated=True, note=NO_KEYS)
+    return Setting(config=config, path=path)
+
+
+def packaged() -> Path:
+    """The configuration that comes with the package."""
+    return packaged_configs() / "orchestrator.yaml"
+
+
+def _any_key(config: OrchestratorConfig) -> bool:
+    """Whether one deployment could be called with a key; one that needs none does not count."""
+    keys = (key_of(model, deployment=name) for name, model in config.models.items())
+    return any(key.present and key.is_secret for key in keys)
+
+
+def _keyless(config: OrchestratorConfig) -> frozenset[str]:
+    """The deployments that cannot be called for want of a key."""
+    return frozenset(
+        name for name, model in config.models.items() if not key_of(model, deployment=name).present
+    )
+
+
+@asynccontextmanager
+async def open_engine(setting: Setting) -> AsyncIterator[Engine]:
+    """The orchestrator for a setting, and the simulator below it if there is one."""
+    async with AsyncExitStack() as stack:
+        config = setting.config
+        if setting.simulated:
+            simulator = await stack.enter_async_context(Simulator())
+            config = simulated(config, simulator, spread_s=LATENCY_S)
+        yield await stack.enter_async_context(make_orchestrator(config))
+
+
+@asynccontextmanager
+async def make_orchestrator(config: OrchestratorConfig) -> AsyncIterator[Engine]:
+    """The one place where the command line gets its orchestrator from."""
+    async with EnhancedOrchestrator(config) as orchestrator:
+        with loading():
+            await _litellm.load()  # now: its seconds are not to count as the first run's
+        yield orchestrator

@@ -1,0 +1,273 @@
+"""`ask`: the answer on stdout and nothing else there; everything else on stderr; a receipt."""
+
+import json
+import stat
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from click.testing import Result
+
+from orchestrator.cli import setting, store
+from orchestrator.config import RequestConfig
+from orchestrator.errors import DeadlineExceeded, QuorumNotMet, UnknownModel
+
+Call = Callable[..., Result]
+ANSWER = "Because of Rayleigh scattering.\n"
+
+
+@pytest.fixture
+def plant(monkeypatch: pytest.MonkeyPatch, team: Path) -> Callable[[Any], Any]:
+    """Make this the orchestrator that the command line gets."""
+    monkeypatch.setenv("ORCHESTRATOR_CONFIG", str(team))
+    for name in ("TEAM_OPENAI_KEY", "ANTHROPIC_API_KEY", "GEMINI_API_KEY"):
+        monkeypatch.setenv(name, "a key")
+
+    def plant(engine: Any) -> Any:
+        monkeypatch.setattr(setting, "make_orchestrator", lambda config: engine)
+        return engine
+
+    return plant
+
+
+def test_stdout_carries_the_answer_and_nothing_else(call: Call, made: Any, plant: Any) -> None:
+    """So that it can be piped."""
+    plant(made.replay(made.events()))
+    result = call("ask", "Why is the sky blue?")
+
+    assert result.exit_code == 0
+    assert result.stdout == ANSWER
+    assert "answer: gpt answered, 20 tokens" in result.stderr
+    assert result.stderr.splitlines()[-1] == (
+        "complete · 2 of 3 members · 4 calls · 60 tokens · 1.00 s · orchestrator show run-0001"
+    )
+
+
+def test_quiet_leaves_only_warnings(call: Call, made: Any, plant: Any) -> None:
+    """Scripts want silence, not secrecy."""
+    plant(made.replay(made.events()))
+    assert call("ask", "hi", "--quiet").stderr == ""
+
+    lesser = made.response(made.receipt(status="degraded", causes=("quorum not met",)))
+    plant(made.replay(made.events(lesser)))
+    assert call("ask", "hi", "--quiet").stderr == (
+        "Warning: the answer is degraded: quorum not met\nWarning: missing: claude\n"
+    )
+
+
+def test_every_option_reaches_the_request(call: Call, made: Any, plant: Any) -> None:
+    """One field each."""
+    engine = plant(made.replay(made.events()))
+    words = ("--system", "be brief", "--panel", "council", "--pattern", "debate", "--seed", "9")
+    more = ("--synthesizer", "gpt", "--max-tokens", "50", "--temperature", "0.5", "--time", "12.5")
+    assert call("ask", "hi", *words, *more).exit_code == 0
+
+    assert engine.requests == [
+        RequestConfig(
+            prompt="hi",
+            system="be brief",
+            model="council",
+            pattern="debate",
+            synthesizer="gpt",
+            max_tokens=50,
+            temperature=0.5,
+            seed=9,
+            time_s=12.5,
+        )
+    ]
+    assert engine.closed
+
+
+@pytest.mark.parametrize(
+    ("words", "model", "members"),
+    [
+        ((), None, None),
+        (("-m", "gpt"), "gpt", None),
+        (("-m", "debate/council"), "debate/council", None),
+        (("-m", "gpt", "-m", "claude"), None, ("gpt", "claude")),
+        (("--panel", "council", "-m", "gpt", "-m", "claude"), "council", ("gpt", "claude")),
+    ],
+)
+def test_one_name_is_asked_and_several_make_a_panel(
+    call: Call, made: Any, plant: Any, words: tuple[str, ...], model: Any, members: Any
+) -> None:
+    """`-m` once names who is asked, several times it names the members."""
+    engine = plant(made.replay(made.events()))
+    call("ask", "hi", *words)
+
+    assert (engine.requests[0].model, engine.requests[0].members) == (model, members)
+
+
+@pytest.mark.parametrize(
+    ("words", "stdin", "prompt"),
+    [
+        (("hi",), "", "hi"),
+        ((), "from a pipe\n", "from a pipe\n"),
+        (("-",), "from a pipe", "from a pipe"),
+        (("summarise",), "a long text", "summarise\n\na long text"),
+        (("summarise",), "  \n", "summarise"),
+    ],
+)
+def test_a_prompt_comes_from_the_argument_and_from_stdin(
+    call: Call, made: Any, plant: Any, words: tuple[str, ...], stdin: str, prompt: str
+) -> None:
+    """With both, stdin is the material."""
+    engine = plant(made.replay(made.events()))
+    call("ask", *words, stdin=stdin)
+
+    assert engine.requests[0].prompt == prompt
+
+
+def test_files_follow_the_prompt(call: Call, made: Any, plant: Any, tmp_path: Path) -> None:
+    """Each under its name."""
+    engine = plant(made.replay(made.events()))
+    (tmp_path / "a.txt").write_text("\ufeffalpha", encoding="utf-8")
+    call("ask", "compare", "-f", str(tmp_path / "a.txt"))
+
+    assert engine.requests[0].prompt == "compare\n\na.txt:\n\nalpha"
+
+
+@pytest.mark.parametrize(
+    ("words", "stdin", "said"),
+    [
+        ((), "", "no prompt"),
+        ((), b"caf\xe9", "stdin is not UTF-8 text (byte 3)"),
+        (("hi", "--json", "--format", "text"), "", "contradict"),
+        (("hi", "-m", "gpt", "--panel", "council"), "", "-m or --panel"),
+        (("hi", "--temperature", "3"), "", "0<=x<=2"),
+        (("hi", "--config", "/does/not/exist.yaml"), "", "/does/not/exist.yaml"),
+        (("hi", "--file", "/does/not/exist.txt"), "", "/does/not/exist.txt"),
+    ],
+)
+def test_a_wrong_call_is_refused_before_anything_is_asked(
+    call: Call, made: Any, plant: Any, words: tuple[str, ...], stdin: Any, said: str
+) -> None:
+    """Exit code 2, one line, no call."""
+    engine = plant(made.replay(made.events()))
+    result = call("ask", *words, stdin=stdin)
+
+    assert result.exit_code == 2
+    assert said in result.stderr
+    assert result.stdout == ""
+    assert engine.requests == []
+
+
+def test_json_carries_everything(call: Call, made: Any, plant: Any) -> None:
+    """A program reads one object."""
+    plant(made.replay(made.events()))
+    result = call("ask", "hi", "--json")
+    answer = json.loads(result.stdout)
+
+    assert answer["content"] == ANSWER.strip()
+    assert answer["status"] == "complete"
+    assert answer["simulated"] is False
+    assert answer["usage"]["total_tokens"] == 60
+    assert [member["member"] for member in answer["members"]] == ["gpt", "gemini", "claude"]
+    assert answer["members"][2]["error"] == "RateLimited"
+
+
+def test_markdown_is_a_document(call: Call, made: Any, plant: Any) -> None:
+    """Question, answer, who was asked, and what is wrong with it."""
+    lesser = made.response(made.receipt(status="partial", causes=("time is up",), prompt="a | b"))
+    plant(made.replay(made.events(lesser)))
+    lines = call("ask", "hi", "--format", "markdown").stdout.splitlines()
+
+    assert lines[0] == "# a | b"
+    assert "> **partial**: time is up" in lines
+    assert ANSWER.strip() in lines
+    assert "| claude | anthropic/claude-haiku-4-5 | RateLimited | 30 | 0.40 s |" in lines
+
+
+def test_escapes_of_a_model_do_not_reach_stdout(call: Call, made: Any, plant: Any) -> None:
+    """Not even into a file: who prints it later would obey them."""
+    plant(made.replay(made.events(made.response(made.receipt(content="a\x1b]0;title\x07b")))))
+
+    assert call("ask", "hi").stdout == "a]0;titleb\n"
+
+
+def test_half_a_character_costs_nobody_the_answer(call: Call, made: Any, plant: Any) -> None:
+    """A model may send half a surrogate pair; JSON allows it."""
+    plant(made.replay(made.events(made.response(made.receipt(content="a\ud83d")))))
+    result = call("ask", "hi")
+
+    assert result.exit_code == 0
+    assert result.stdout.startswith("a")
+
+
+def test_the_receipt_is_kept_and_copied(call: Call, made: Any, plant: Any, tmp_path: Path) -> None:
+    """`show` finds it; --receipt puts one where it is wanted."""
+    plant(made.replay(made.events()))
+    copy = tmp_path / "receipt.json"
+    call("ask", "hi", "--receipt", str(copy))
+
+    assert store.latest() == made.receipt()
+    assert store.read(copy) == made.receipt()
+    assert stat.S_IMODE(copy.stat().st_mode) == 0o600
+
+
+def test_a_receipt_that_cannot_be_kept_does_not_cost_the_answer(
+    call: Call, made: Any, plant: Any, orchestrator_home: Path, tmp_path: Path
+) -> None:
+    """It is said aloud; only who asked for the file by name gets an exit code."""
+    orchestrator_home.write_text("a file where a folder should be")
+    plant(made.replay(made.events()))
+    result = call("ask", "hi")
+
+    assert (result.exit_code, result.stdout) == (0, ANSWER)
+    assert "the receipt could not be saved" in result.stderr
+    assert "orchestrator show" not in result.stderr
+    assert call("ask", "hi", "--receipt", str(tmp_path / "r.json")).exit_code == 1
+
+
+def test_a_lesser_answer_is_an_answer_unless_strict(call: Call, made: Any, plant: Any) -> None:
+    """Announced in either case."""
+    lesser = made.response(made.receipt(status="degraded", causes=("quorum not met",)))
+    plant(made.replay(made.events(lesser)))
+
+    assert call("ask", "hi").exit_code == 0
+    strict = call("ask", "hi", "--strict")
+    assert strict.exit_code == 1
+    assert strict.stdout == ANSWER
+    assert "the answer is degraded: quorum not met" in strict.stderr
+
+
+@pytest.mark.parametrize(
+    ("error", "code"),
+    [
+        (QuorumNotMet("1 of 3 members answered"), 1),
+        (DeadlineExceeded("no answer within 5 s"), 1),
+        (UnknownModel("Unknown model 'gtp'; did you mean 'gpt'?"), 2),
+    ],
+)
+def test_a_run_without_an_answer_fails_with_one_line(
+    call: Call, made: Any, plant: Any, error: Exception, code: int
+) -> None:
+    """No traceback, no half answer on stdout."""
+    plant(made.replay([*made.events()[:5], error]))
+    result = call("ask", "hi")
+
+    assert result.exit_code == code
+    assert result.stdout == ""
+    assert result.stderr.splitlines()[-1].startswith(f"Error: {error}")
+
+
+def test_a_schema_file_becomes_a_response_format(
+    call: Call, made: Any, plant: Any, tmp_path: Path
+) -> None:
+    """A bare JSON Schema is wrapped; a response_format is passed on as it is."""
+    engine = plant(made.replay(made.events()))
+    bare, whole, broken = (tmp_path / name for name in ("my answer.json", "b.json", "c.json"))
+    bare.write_text('{"type": "object"}')
+    whole.write_text('{"type": "json_object"}')
+    broken.write_text('{"type":')
+    for path in (bare, whole):
+        call("ask", "hi", "--schema", str(path))
+    refused = call("ask", "hi", "--schema", str(broken))
+
+    assert [request.response_format for request in engine.requests] == [
+        {"type": "json_schema", "json_schema": {"name": "my_answer", "schema": {"type": "object"}}},
+        {"type": "json_object"},
+    ]
+    assert refused.exit_code == 2
+    assert "c.json is not JSON" in refused.stderr

@@ -1,0 +1,155 @@
+"""Progress: the board folded from events, the lines of a log, the closing words."""
+
+import dataclasses
+from typing import Any
+
+import pytest
+from rich.console import Console
+from rich.spinner import Spinner
+
+from adapters import Usage
+from orchestrator.cli.live import LiveBoard, LogLines, Silent, draw, watcher
+from orchestrator.cli.progress import Board, closing_line, log_line, shortfalls
+from orchestrator.events import AttemptFinished, StageStarted, TextReset
+
+
+def drawn(board: Board) -> str:
+    console = Console(width=100, record=True, file=open("/dev/null", "w"))  # noqa: PTH123, SIM115
+    with console.file:
+        console.print(draw(board, Spinner("dots")))
+    return console.export_text()
+
+
+def test_the_board_shows_every_member_of_the_running_stage(made: Any) -> None:
+    """Who is still being waited for is what a waiting user wants to know."""
+    board = Board()
+    for event in made.events()[:8]:
+        board.apply(event)
+    picture = drawn(board)
+
+    assert "council · compare · 3 members" in picture
+    assert "✓ gpt" in picture
+    assert "20 tokens" in picture
+    assert "gemini" in picture
+    assert "waiting" in picture
+    assert "· write" in picture
+
+
+def test_the_board_shows_a_failure_with_its_cause(made: Any) -> None:
+    """A red cross alone explains nothing."""
+    board = Board()
+    for event in made.events()[:9]:
+        board.apply(event)
+
+    assert "RateLimited: slow down" in drawn(board)
+
+
+def test_an_ended_stage_is_one_line(made: Any) -> None:
+    """The board stays small enough for a small terminal."""
+    board = Board()
+    for event in made.events()[:11]:
+        board.apply(event)
+    picture = drawn(board)
+
+    assert "✓ answer" in picture
+    assert "gemini" not in picture
+
+
+def test_rounds_of_one_stage_are_kept_apart() -> None:
+    """A debate repeats a stage; its second round starts from nothing."""
+    board = Board()
+    board.apply(StageStarted(stage="debate", index=0, total=2, members=("gpt",)))
+    board.apply(
+        AttemptFinished(
+            stage="debate",
+            member="gpt",
+            deployment="gpt",
+            usable=True,
+            finish_reason="stop",
+            usage=Usage(),
+            elapsed_s=1,
+        )
+    )
+    board.apply(StageStarted(stage="debate", index=1, total=2, members=("gpt",)))
+
+    assert [stage.answered for stage in board.stages] == [1, 0]
+
+
+def test_withdrawn_text_is_not_counted(made: Any) -> None:
+    """The board counts the answer that stands."""
+    board = Board()
+    for event in made.events():
+        board.apply(event)
+    written = board.written
+    board.apply(TextReset(cause="StreamBroken"))
+
+    assert (written, board.written) == (31, 0)
+
+
+def test_the_log_has_a_line_for_what_matters(made: Any) -> None:
+    """Where stderr is a file, progress is a log."""
+    lines = [line for line in map(log_line, made.events()) if line]
+
+    assert lines == [
+        "run run-0001: council · compare: asking gpt, gemini, claude",
+        "stage answer (1 of 2) begins",
+        "answer: gpt answered, 20 tokens, 0.40 s",
+        "answer: gemini answered, 20 tokens, 0.40 s",
+        "answer: claude failed after 0.40 s: RateLimited: slow down",
+        "stage answer ok in 0.50 s: 2 of 3",
+        "stage write (2 of 2) begins",
+        "write: gpt answered, 20 tokens, 0.50 s",
+        "stage write ok in 0.50 s",
+    ]
+
+
+def test_a_providers_message_cannot_forge_lines_of_the_log(made: Any) -> None:
+    """An error message is text from outside like any other."""
+    failed = dataclasses.replace(made.events()[8], message="x\n\x1b[2Jstage write ok in 0 s")
+
+    assert log_line(failed) == (
+        "answer: claude failed after 0.40 s: RateLimited: x [2Jstage write ok in 0 s"
+    )
+
+
+def test_the_closing_line_counts_members_calls_and_tokens(made: Any) -> None:
+    """The one line everybody reads."""
+    response = made.response()
+
+    assert closing_line(response) == "complete · 2 of 3 members · 4 calls · 60 tokens · 1.00 s"
+
+
+def test_estimated_tokens_are_called_estimated(made: Any) -> None:
+    """A figure of ours is not passed off as the provider's."""
+    response = made.response(made.receipt(usage=Usage(prompt_tokens=1, estimated=True)))
+
+    assert "1 token (partly estimated)" in closing_line(response)
+
+
+def test_a_lesser_answer_is_announced_with_its_causes(made: Any) -> None:
+    """Degraded is said, never hidden."""
+    response = made.response(made.receipt(status="degraded", causes=("quorum not met", "late")))
+
+    assert shortfalls(made.response()) == []
+    assert shortfalls(response) == [
+        "the answer is degraded: quorum not met",
+        "late",
+        "missing: claude",
+    ]
+
+
+def test_quiet_shows_nothing_and_a_file_gets_lines(capsys: pytest.CaptureFixture[str]) -> None:
+    """The board is for terminals."""
+    assert isinstance(watcher(quiet=True), Silent)
+    assert isinstance(watcher(quiet=False), LogLines)
+
+
+def test_the_live_board_leaves_its_last_state_on_the_screen(made: Any) -> None:
+    """What was done stays readable above the answer."""
+    console = Console(width=100, force_terminal=True, record=True, file=open("/dev/null", "w"))  # noqa: PTH123, SIM115
+    with console.file, LiveBoard(console) as board:
+        for event in made.events():
+            board.show(event)
+        board.make_room()
+
+    assert "✓ write" in console.export_text().splitlines()[-2]
