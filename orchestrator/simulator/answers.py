@@ -1,7 +1,8 @@
 """Decide what the simulated model says. The same ask, seed and turn give the same answer."""
 
 import re
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from hashlib import blake2b
 from random import Random
@@ -26,15 +27,16 @@ from orchestrator.simulator.words import (
     COMMON,
     WORD,
     asked_in,
+    fenced_in,
     in_order,
     keywords,
     labels_in,
     listed,
     options_in,
-    pieces_of,
     plain_number,
     result_of,
     tokens_of,
+    unfenced,
 )
 
 EPOCH = 1_767_225_600  # 2026-01-01: answers are dated within the year that follows
@@ -43,6 +45,7 @@ WRITING = re.compile(
     r"final answer|best (?:parts|of)|write the answer|\bfuse\b",
     re.IGNORECASE,
 )
+REVISING = re.compile(r"\banswer anew\b|\brevise\b|\brewrite\b|improve your", re.IGNORECASE)
 RANKING = re.compile(r"\brank(?:ing|ed|s)?\b|order (?:them|the|these)|best to worst", re.IGNORECASE)
 PICKING = re.compile(
     r"\b(?:pick|choose|select)\b|which (?:one |answer |draft |of )?.{0,30}best|\bvote\b",
@@ -77,6 +80,9 @@ WANTS_JSON = re.compile(r"\bJSON\b")
 KEYS = re.compile(r"[`\"']([A-Za-z_][\w-]{0,40})[`\"']")
 PLACES = re.compile(r"\b(?:in|at|for|of|from|to)\s+((?:[A-Z][\w.-]+(?:\s+(?=[A-Z]))?)+)")
 PAIRED = re.compile(r"\b([A-Z][\w-]+(?:\s[A-Z][\w-]+)*)(?:,|\s+and)\s+(?:and\s+)?(?=[A-Z])")
+DRAFT = re.compile(r"(?:draft|answer|response|candidate)\s+([A-Z]{1,2})\b")
+SAID = re.compile(r"^\W*(?:final )?answer\W*:[ \t*]*(\S.*)$", re.IGNORECASE | re.MULTILINE)
+SENTENCE = re.compile(r"[^.!?\n*-][^.!?\n]{20,200}[.]")
 DIGITS = re.compile(r"-?\d+(?:\.\d+)?")
 
 
@@ -95,8 +101,10 @@ class _Scene:
     """A prompt, understood."""
 
     ask: Ask
-    prompt: str  # the user's last words and the system's
-    asked: str  # the question inside it
+    spoken: str  # the user's last words, without what is quoted in them
+    rules: str  # the same with the system's words
+    asked: str  # the question
+    drafts: dict[str, str]  # quoted answers, by their letters
     a: str
     b: str
     c: str
@@ -105,6 +113,7 @@ class _Scene:
     lean: dict[str, float]
     rng: Random
     result: tuple[str, int | float] | None
+    settled: str  # what most of the drafts conclude
 
     def fill(self, sentence: str) -> str:
         return sentence.format(a=self.a, b=self.b, c=self.c, A=self.a[:1].upper() + self.a[1:])
@@ -120,7 +129,7 @@ def answer(ask: Ask, voice: Voice) -> Answer:
     rng = Random(digest)
     scene = _understand(ask, voice, rng)
     calls = _calls(scene)
-    thoughts = tuple(scene.fill(line) for line in phrases.THOUGHTS) if ask.thinks else ()
+    reasoning = "".join(scene.fill(line) for line in phrases.THOUGHTS) if ask.thinks else ""
     if calls:
         plan = f"I will call {listed(sorted({call.name for call in calls}))} to answer that."
         text = plan if ask.provider is LLMProvider.COHERE else ""
@@ -134,7 +143,7 @@ def answer(ask: Ask, voice: Voice) -> Answer:
         text=text,
         finish=finish,
         tokens=None,
-        thoughts=thoughts,
+        reasoning=reasoning,
         calls=calls,
     )
     return counted(ask, _limited(ask, said))
@@ -146,8 +155,7 @@ def with_text(ask: Ask, said: Answer, text: str, *, finish: Finish | None = None
 
 
 def counted(ask: Ask, said: Answer) -> Answer:
-    """The answer with its pieces and tokens."""
-    rng = Random(said.nonce)
+    """The answer with what it bills."""
     prompt = ask.prompt_tokens()
     cached = 0
     if prompt >= CACHE_FROM_TOKENS:
@@ -156,8 +164,7 @@ def counted(ask: Ask, said: Answer) -> Answer:
     calls = sum(len(orjson.dumps(call.arguments)) // 3 + 8 for call in said.calls)
     visible = len(tokens_of(said.text)) + calls
     tokens = Tokens(prompt, thinking + max(1, visible), cached, thinking)
-    thoughts = pieces_of(said.reasoning, rng) if said.thoughts else ()
-    return replace(said, tokens=tokens, pieces=pieces_of(said.text, rng), thoughts=thoughts)
+    return replace(said, tokens=tokens)
 
 
 def _limited(ask: Ask, said: Answer) -> Answer:
@@ -177,7 +184,7 @@ def _limited(ask: Ask, said: Answer) -> Answer:
         return said
     return replace(
         said,
-        thoughts=("".join(thoughts[: ask.max_tokens]),) if thoughts else (),
+        reasoning="".join(thoughts[: ask.max_tokens]),
         text="".join(tokens[: max(0, ask.max_tokens - len(thoughts))]),
         finish="length",
         stop_sequence=None,
@@ -187,33 +194,71 @@ def _limited(ask: Ask, said: Answer) -> Answer:
 def _understand(ask: Ask, voice: Voice, rng: Random) -> _Scene:
     question = ask.question
     system = "\n".join(turn.text for turn in ask.turns if turn.role == "system")
-    asked = asked_in(question)
+    asked, spoken = asked_in(question), unfenced(question)
     topic = keywords(asked) or keywords(question) or ["the matter"]
-    labels = labels_in(question)
-    state = blake2b(f"{voice.seed}\0{question}".encode("utf-8", "replace"), digest_size=16)
-    shared = Random(state.digest())  # what all models feel alike
-    lean = {label: shared.random() for label in labels}
+    drafts = _drafts(question)
+    labels = tuple(sorted(drafts)) or labels_in(spoken)
     options = () if labels else options_in(asked)
+    settled = _majority(drafts)
     return _Scene(
         ask=ask,
-        prompt=f"{system}\n{question}",
+        spoken=spoken,
+        rules=f"{system}\n{spoken}",
         asked=asked,
+        drafts=drafts,
         a=topic[0],
-        b=topic[1 % len(topic)] if len(topic) > 1 else "its context",
-        c=topic[2 % len(topic)] if len(topic) > 2 else "the cost of change",
+        b=topic[1] if len(topic) > 1 else "its context",
+        c=topic[2] if len(topic) > 2 else "the cost of change",
         labels=labels,
         options=options,
-        lean=lean or {option: shared.random() for option in options},
+        lean=_leaning(labels or options, drafts, settled, f"{voice.seed}\0{question}"),
         rng=rng,
-        result=_result(asked, voice, rng),
+        result=_result(asked, settled, voice, rng),
+        settled=settled,
     )
 
 
-def _result(asked: str, voice: Voice, rng: Random) -> tuple[str, int | float] | None:
+def _drafts(question: str) -> dict[str, str]:
+    found = {}
+    for what, text in fenced_in(question).items():
+        match = DRAFT.match(what)
+        if match:
+            found[match[1]] = text
+    return found
+
+
+def _majority(drafts: Mapping[str, str]) -> str:
+    """The final answer that most drafts give; of equals the first."""
+    said = [found[-1].strip(" *.`") for text in drafts.values() if (found := SAID.findall(text))]
+    if not said:
+        said = [found[-1] for text in drafts.values() if (found := DIGITS.findall(text))]
+    return Counter(said).most_common(1)[0][0] if said else ""
+
+
+def _leaning(
+    names: tuple[str, ...], drafts: Mapping[str, str], settled: str, seed: str
+) -> dict[str, float]:
+    """How much each is liked by all models alike: a draft for what it says, not for its letter."""
+    lean = {}
+    for name in names:
+        text = drafts.get(name, f"{seed}\0{name}")
+        lean[name] = Random(blake2b(text.encode("utf-8", "replace")).digest()).random()
+        if name in drafts and (not text.strip() or phrases.REFUSAL in text):
+            lean[name] = -1.0
+        elif settled and settled in text:
+            lean[name] += 0.5
+    return lean
+
+
+def _result(asked: str, settled: str, voice: Voice, rng: Random) -> tuple[str, int | float] | None:
     found = result_of(asked)
-    if found is None or rng.random() >= voice.wrong_share:
-        return found
+    if found is None:
+        return None
     written, value = found
+    if DIGITS.fullmatch(settled):
+        return written, plain_number(float(settled))
+    if rng.random() >= voice.wrong_share:
+        return found
     return written, plain_number(value + rng.choice((-10, -2, -1, 1, 2, 10)))
 
 
@@ -222,7 +267,7 @@ def _text(scene: _Scene) -> str:
     ask = scene.ask
     if ask.schema is not None:
         return _json(scene, ask.schema)
-    if ask.json or _wants_json(scene.prompt):
+    if ask.json or _wants_json(scene.rules):
         return _json(scene, _schema_in(scene))
     exact = EXACTLY.search(scene.asked)
     if exact:
@@ -230,30 +275,34 @@ def _text(scene: _Scene) -> str:
     if ask.turns[-1].role == "tool":
         return _from_tool(scene)
     text = _prose(scene)
-    phrase = PHRASE.search(scene.prompt)
+    phrase = PHRASE.search(scene.rules)
     if phrase:
         text = f"{text} {phrase[1]}"
-    closing = CLOSING_LINE.search(scene.prompt)
+    closing = CLOSING_LINE.search(scene.rules)
     return f"{text}\n\n{closing[1]}: {_verdict(scene)}" if closing else text
 
 
 def _prose(scene: _Scene) -> str:
-    prompt = scene.prompt
-    if scene.labels and RANKING.search(prompt):
+    spoken = scene.spoken
+    writes = bool(WRITING.search(spoken))
+    if scene.labels and not writes and RANKING.search(spoken):
         return _ranking(scene)
-    if scene.labels and PICKING.search(prompt) and not WRITING.search(prompt):
+    if scene.labels and not writes and PICKING.search(spoken):
         return f"The best answer is {_best(scene)}: {scene.some(phrases.LABEL_REASONS)[0]}."
-    if scene.result is not None and not scene.labels:
+    if scene.result is not None:
         written, value = scene.result
         forms = ("{w} = {v}", "{w} equals {v}.", "The result of {w} is {v}.", "{w} comes to {v}.")
         return scene.rng.choice(forms).format(w=written, v=value)
     if scene.options:
         return f"The answer is ({_best(scene)}): {scene.some(phrases.LABEL_REASONS)[0]}."
-    if len(prompt) > 300 and WRITING.search(prompt):
+    if scene.drafts and REVISING.search(spoken):
+        own = SAID.sub("", next(iter(scene.drafts.values()))).strip()
+        return f"{own} {scene.some(phrases.BODIES)[0]}"
+    if writes and (scene.drafts or len(spoken) > 300):
         return _synthesis(scene)
-    if len(prompt) > 200 and CRITIC.search(prompt):
+    if CRITIC.search(spoken) and (scene.drafts or len(spoken) > 200):
         return _critique(scene)
-    if ASKS_QUESTIONS.search(prompt):
+    if ASKS_QUESTIONS.search(spoken):
         asks = scene.some(phrases.QUESTIONS, 3)
         return "\n".join(f"{place}. {line}" for place, line in enumerate(asks, 1))
     return _plain(scene)
@@ -264,13 +313,13 @@ def _plain(scene: _Scene) -> str:
     if named:
         return named
     start = ""
-    if YES_NO.search(scene.prompt):
+    if YES_NO.search(scene.rules):
         shared = scene.lean.get("A", sum(scene.asked.encode()) % 100 / 100)
         agrees = shared > 0.4
         start = "Yes. " if agrees != (scene.rng.random() < 0.15) else "No. "
     if scene.ask.turns and any(turn.images for turn in scene.ask.turns):
         start += "The image shows a small, plain shape in one colour. "
-    if BRIEF.search(scene.prompt):
+    if BRIEF.search(scene.spoken):
         return start + scene.some(phrases.OPENINGS)[0]
     earlier = sum(turn.role == "assistant" for turn in scene.ask.turns)
     if earlier:
@@ -294,16 +343,24 @@ def _known_name(scene: _Scene) -> str:
 
 
 def _synthesis(scene: _Scene) -> str:
-    agreement = scene.some(phrases.AGREEMENTS, 2)
-    difference = scene.some(phrases.DIFFERENCES, 2)
-    points = "\n".join(f"- {line}" for line in scene.some(phrases.BODIES, 3))
+    taken = [line for text in scene.drafts.values() if (line := _sentence_of(text, scene))]
+    points = list(dict.fromkeys(taken))[:5] or scene.some(phrases.BODIES, 3)
     opening, closing = scene.some(phrases.OPENINGS)[0], scene.some(phrases.CLOSINGS)[0]
     return (
         f"{opening} {scene.some(phrases.BODIES)[0]}\n\n"
-        f"**Where the answers agree.** {' '.join(agreement)}\n\n{points}\n\n"
-        f"**Where they differ.** {' '.join(difference)}\n\n"
-        f"**Conclusion.** {closing}"
+        f"**What is settled.** {scene.some(phrases.AGREEMENTS)[0]}\n\n"
+        + "\n".join(f"- {point}" for point in points)
+        + f"\n\n**What stays open.** {scene.some(phrases.DIFFERENCES)[0]}\n\n"
+        f"**In practice.** {closing}"
     )
+
+
+def _sentence_of(draft: str, scene: _Scene) -> str:
+    """A sentence of a draft that is about the question, if it has one."""
+    subjects = (scene.a.lower(), scene.b.lower())
+    found = [line.strip() for line in SENTENCE.findall(draft)]
+    found = [line for line in found if any(subject in line.lower() for subject in subjects)]
+    return scene.rng.choice(found) if found else ""
 
 
 def _critique(scene: _Scene) -> str:
@@ -333,15 +390,18 @@ def _best(scene: _Scene) -> str:
 
 
 def _verdict(scene: _Scene) -> str:
-    if scene.labels and RANKING.search(scene.prompt):
+    """What stands after "ANSWER:"."""
+    if scene.labels and RANKING.search(scene.spoken):
         return " > ".join(_ranked(scene))
-    if scene.labels or scene.options:
-        return _best(scene)
     if scene.result is not None:
         return str(scene.result[1])
-    if YES_NO.search(scene.prompt):
+    if scene.settled:
+        return scene.settled
+    if scene.options or (scene.labels and not scene.drafts):
+        return _best(scene)
+    if YES_NO.search(scene.rules):
         return scene.rng.choice(("yes", "yes", "yes", "no"))
-    return scene.a
+    return scene.rng.choice((scene.a, scene.a, scene.b))
 
 
 def _from_tool(scene: _Scene) -> str:
@@ -356,12 +416,23 @@ def _from_tool(scene: _Scene) -> str:
 
 
 def _json(scene: _Scene, schema: Any) -> str:
-    sentences = [*scene.some(phrases.BODIES, 6), *scene.some(phrases.CRITICISMS, 2)]
+    phrasebook = {
+        "fault": phrases.CRITICISMS,
+        "weak": phrases.CRITICISMS,
+        "blind": phrases.CRITICISMS,
+        "reason": phrases.LABEL_REASONS,
+        "consensus": phrases.AGREEMENTS,
+        "agree": phrases.AGREEMENTS,
+        "contradict": phrases.DIFFERENCES,
+        "differ": phrases.DIFFERENCES,
+        "question": phrases.QUESTIONS,
+    }
     hints = Hints(
-        sentences=sentences,
+        sentences=scene.some(phrases.BODIES, 8),
+        phrasebook={word: scene.some(lines, 5) for word, lines in phrasebook.items()},
         topic=(scene.a, scene.b, scene.c),
         labels=scene.labels or scene.options,
-        result=scene.result[1] if scene.result and not scene.labels else None,
+        result=scene.result[1] if scene.result else None,
         chosen=_best(scene) if scene.options else "",
         lean=scene.lean,
     )
@@ -376,7 +447,7 @@ def _wants_json(prompt: str) -> bool:
 
 def _schema_in(scene: _Scene) -> dict[str, Any]:
     """The shape a prompt asks for in words: a schema, an example, or the names of its keys."""
-    for found in _objects_in(scene.prompt):
+    for found in _objects_in(scene.rules):
         if isinstance(found.get("properties"), dict):
             return found
         inner = found.get("schema")
@@ -390,8 +461,8 @@ def _schema_in(scene: _Scene) -> dict[str, Any]:
                     fits = suggested.get("type", "string") == part["type"]
                     example["properties"][name] = suggested if fits else part
             return example
-    place = WANTS_JSON.search(scene.prompt)
-    near = scene.prompt[max(0, place.start() - 200) :] if place else ""
+    place = WANTS_JSON.search(scene.rules)
+    near = scene.rules[max(0, place.start() - 200) :] if place else ""
     names = list(dict.fromkeys(KEYS.findall(near)))[:12] or ["answer"]
     properties = {name: schema_of_key(name, scene.labels) for name in names}
     return {"type": "object", "properties": properties, "required": names}
@@ -475,6 +546,7 @@ def _calls_of(tool: Tool, scene: _Scene) -> list[Call]:
     subjects = _subjects(scene.asked)
     hints = Hints(
         sentences=[scene.asked.strip()[:200] or "all"],
+        phrasebook={},
         topic=(scene.a, scene.b, scene.c),
         labels=scene.labels,
         result=scene.result[1] if scene.result else None,

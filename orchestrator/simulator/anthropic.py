@@ -153,7 +153,7 @@ class AnthropicFormat(WireFormat):
     def events(self, ask: Ask, answer: Answer) -> list[Event]:
         events = [self._named("open", "message_start", self._message_start(answer))]
         index = 0
-        if answer.thoughts:
+        if answer.reasoning:
             deltas: list[dict[str, Any]] = [
                 {"type": "thinking_delta", "thinking": thought} for thought in answer.thoughts
             ]
@@ -161,7 +161,7 @@ class AnthropicFormat(WireFormat):
             opening: dict[str, Any] = {"type": "thinking", "thinking": "", "signature": ""}
             events += self._block(index, opening, deltas)
             index += 1
-        if answer.pieces:
+        if answer.text:
             deltas = [{"type": "text_delta", "text": piece} for piece in answer.pieces]
             events += self._block(index, {"type": "text", "text": ""}, deltas)
             index += 1
@@ -325,7 +325,7 @@ def _blocks(answer: Answer) -> list[dict[str, Any]]:
     if answer.no_content:
         return []
     blocks: list[dict[str, Any]] = []
-    if answer.thoughts:
+    if answer.reasoning:
         thinking = {"type": "thinking", "thinking": answer.reasoning}
         blocks.append({**thinking, "signature": _signature(answer)})
     if answer.text:

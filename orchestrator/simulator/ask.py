@@ -3,11 +3,13 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from hashlib import blake2b
+from random import Random
 from typing import Any, Literal
 
 import orjson
 
 from adapters.config import LLMProvider
+from orchestrator.simulator.words import pieces_of
 
 Role = Literal["system", "user", "assistant", "tool"]
 Finish = Literal["stop", "stop_sequence", "length", "tool_calls", "content_filter"]
@@ -156,16 +158,25 @@ class Answer:
     text: str
     finish: Finish
     tokens: Tokens | None
-    pieces: tuple[str, ...] = ()  # the text as it is streamed
-    thoughts: tuple[str, ...] = ()
+    reasoning: str = ""
     calls: tuple[Call, ...] = ()
     stop_sequence: str | None = None
     cut_arguments: bool = False  # a fault: the last call's arguments end half-way
     no_content: Literal["", "null", "absent"] = ""  # a fault: an answer without any
+    piece_chars: int | None = None  # a fault: pieces of this width, for texts without end
 
     @property
-    def reasoning(self) -> str:
-        return "".join(self.thoughts)
+    def pieces(self) -> list[str]:
+        """The text as it is streamed."""
+        if self.piece_chars is not None:
+            places = range(0, len(self.text), self.piece_chars)
+            return [self.text[place : place + self.piece_chars] for place in places]
+        return pieces_of(self.text, Random(self.nonce))
+
+    @property
+    def thoughts(self) -> list[str]:
+        """The reasoning as it is streamed."""
+        return pieces_of(self.reasoning, Random(self.nonce)) if self.reasoning else []
 
     def arguments(self, index: int) -> str:
         """The call's arguments as JSON text, cut if that is the fault."""

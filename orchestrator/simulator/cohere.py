@@ -142,7 +142,7 @@ class CohereFormat(WireFormat):
         start["delta"] = {"message": {**empty, "citations": []}}
         events = [_event("open", start)]
         index = 0
-        if answer.thoughts:
+        if answer.reasoning:
             events += _block(index, "thinking", answer.thoughts)
             index += 1
         if answer.calls:
@@ -150,7 +150,7 @@ class CohereFormat(WireFormat):
                 _typed("content", "tool-plan-delta", None, {"tool_plan": piece})
                 for piece in answer.pieces
             ]
-        elif answer.pieces:
+        elif answer.text:
             events += _block(index, "text", answer.pieces)
         for number_ in range(len(answer.calls)):
             events += _call_events(answer, number_)
@@ -209,7 +209,7 @@ class CohereFormat(WireFormat):
 def _content(answer: Answer) -> list[dict[str, Any]]:
     if answer.no_content:
         return []
-    thinking = [{"type": "thinking", "thinking": answer.reasoning}] if answer.thoughts else []
+    thinking = [{"type": "thinking", "thinking": answer.reasoning}] if answer.reasoning else []
     return [*thinking, {"type": "text", "text": answer.text}]
 
 

@@ -240,7 +240,7 @@ def unfinished(reply: Reply, exchange: Exchange) -> Reply:
 def _contents_only(reply: Reply, exchange: Exchange) -> list[Event]:
     kept = [one for one in reply.events if one.kind in ("open", "content")]
     wire, ask, answer = exchange.wire, exchange.ask, exchange.answer
-    if wire.provider is LLMProvider.GOOGLE and answer.pieces:  # its last text comes with the finish
+    if wire.provider is LLMProvider.GOOGLE and answer.text:  # its last text comes with the finish
         kept.append(Event("content", wire.content_event(ask, answer, answer.pieces[-1])))
     return kept
 
@@ -390,7 +390,7 @@ def no_content(how: Literal["null", "absent"]) -> AnswerChange:
     """An answer that finished without saying anything."""
 
     def change(ask: Ask, answer: Answer, size: int | None) -> Answer:
-        bare = replace(answer, text="", calls=(), thoughts=(), pieces=(), finish="stop")
+        bare = replace(answer, text="", calls=(), reasoning="", finish="stop")
         return replace(bare, no_content=how)
 
     return change
@@ -401,16 +401,20 @@ def blank(ask: Ask, answer: Answer, size: int | None) -> Answer:
     return with_text(ask, answer, " \n\n ")
 
 
+def third(answer: Answer) -> str:
+    """The first third of the text."""
+    pieces = answer.pieces
+    return "".join(pieces[: max(1, len(pieces) // 3)])
+
+
 def cut_short(ask: Ask, answer: Answer, size: int | None) -> Answer:
     """A third of the text, and the finish that says so."""
-    cut = answer.pieces[: max(1, len(answer.pieces) // 3)]
-    return with_text(ask, answer, "".join(cut), finish="length")
+    return with_text(ask, answer, third(answer), finish="length")
 
 
 def filtered(ask: Ask, answer: Answer, size: int | None) -> Answer:
     """A third of the text, stopped for its content."""
-    said = "".join(answer.pieces[: max(1, len(answer.pieces) // 3)])
-    text = "" if ask.provider is LLMProvider.GOOGLE else said
+    text = "" if ask.provider is LLMProvider.GOOGLE else third(answer)
     return with_text(ask, answer, text, finish="content_filter")
 
 
@@ -430,11 +434,9 @@ def long(ask: Ask, answer: Answer, size: int | None) -> Answer:
     lines = [f"{answer.text} ({index})\n" for index in range(50)]
     block = "".join(lines)
     text = (block * (wanted // len(block) + 1))[:wanted]
-    said = with_text(ask, answer, text[:64])
-    width = 4096
-    pieces = tuple(text[place : place + width] for place in range(0, wanted, width))
     tokens = Tokens(ask.prompt_tokens(), wanted // 4)
-    return replace(said, text=text, pieces=pieces, tokens=tokens)
+    said = replace(answer, text=text, calls=(), finish="stop", tokens=tokens)
+    return replace(said, piece_chars=4096)
 
 
 def wrong_model(ask: Ask, answer: Answer, size: int | None) -> Answer:
@@ -446,9 +448,9 @@ def odd_text(ask: Ask, answer: Answer, size: int | None) -> Answer:
     """Characters that break naive parsers, in the middle of prose."""
     if answer.calls or ask.json:
         return answer
-    middle = len(answer.pieces) // 2
-    text = "".join(answer.pieces[:middle]) + ODD_TEXT + "".join(answer.pieces[middle:])
-    return counted(ask, replace(answer, text=text))
+    pieces = answer.pieces
+    pieces.insert(len(pieces) // 2, ODD_TEXT)
+    return counted(ask, replace(answer, text="".join(pieces)))
 
 
 def cut_arguments(ask: Ask, answer: Answer, size: int | None) -> Answer:

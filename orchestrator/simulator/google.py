@@ -304,7 +304,7 @@ def _tool_choice(config: Any) -> str:
 
 
 def _thought_parts(answer: Answer) -> list[dict[str, Any]]:
-    return [{"text": answer.reasoning, "thought": True}] if answer.thoughts else []
+    return [{"text": answer.reasoning, "thought": True}] if answer.reasoning else []
 
 
 def _call_parts(answer: Answer) -> list[dict[str, Any]]:

@@ -156,7 +156,7 @@ class MistralFormat(WireFormat):
     def _content(self, answer: Answer) -> Any:
         if answer.no_content:
             return None
-        if not answer.thoughts:
+        if not answer.reasoning:
             return answer.text
         thinking = {
             "type": "thinking",

@@ -172,7 +172,7 @@ class OpenAIFormat(WireFormat):
 
     def plain(self, ask: Ask, answer: Answer) -> bytes:
         message: dict[str, Any] = {"role": "assistant", "content": _content(answer)}
-        if self.shows_thoughts and answer.thoughts:
+        if self.shows_thoughts and answer.reasoning:
             message["reasoning_content"] = answer.reasoning
         if answer.calls:
             message["tool_calls"] = _calls(answer)

@@ -24,6 +24,7 @@ FORMATS = {
 }
 RANKED = ("rank", "order")
 CHOSEN = ("choice", "pick", "best", "winner", "vote", "select", "label", "preferred")
+LABELS = ("label", "letter", "draft", "candidate")
 RESULTS = ("answer", "result", "final", "value", "solution", "total", "sum")
 
 
@@ -33,6 +34,7 @@ class Hints:
 
     sentences: Sequence[str]  # to fill strings with
     topic: Sequence[str]
+    phrasebook: Mapping[str, Sequence[str]]  # other sentences, by a part of the field's name
     labels: Sequence[str] = ()
     result: int | float | None = None
     chosen: str = ""  # what `answer` and its kin say when there is no number
@@ -195,8 +197,15 @@ class _Generator:
         if choices and (schema.get("uniqueItems") or ranking):
             ordered = self._ordered(choices)
             return ordered[: int(schema.get("maxItems") or len(ordered))]
+        label = self._label_field(items)
+        if label:
+            made = [self.value(items, name, depth + 1) for _ in self._hints.labels]
+            return [
+                {**one, label: letter} for one, letter in zip(made, self._hints.labels, strict=True)
+            ]
         made = [self.value(inner, name, depth + 1) for inner in schema.get("prefixItems") or ()]
-        wanted = low if depth >= DEPTH_MAX - 2 else max(low, min(high, 3))
+        usual = self._rng.choice((0, 1, 2, 2, 3)) if "fault" in name else 3
+        wanted = low if depth >= DEPTH_MAX - 2 else max(low, min(high, usual))
         for _ in range(8 * max(1, wanted)):
             if len(made) >= wanted or items is False:
                 break
@@ -204,6 +213,13 @@ class _Generator:
             if not schema.get("uniqueItems") or value not in made:
                 made.append(value)
         return made[: max(high, low)]
+
+    def _label_field(self, items: Any) -> str:
+        """The field of an array's objects that holds a draft's letter, if that is what they do."""
+        properties = items.get("properties") if isinstance(items, Mapping) else None
+        if not self._hints.labels or not isinstance(properties, Mapping):
+            return ""
+        return next((name for name in properties if name.lower() in LABELS), "")
 
     def _ordered(self, choices: Sequence[Any]) -> list[Any]:
         lean = self._hints.lean or {}
@@ -261,10 +277,10 @@ class _Generator:
             if hints.result is not None:
                 return str(hints.result)
             return hints.chosen or self._sentence()
-        if "question" in name:
-            self._said += 1
-            asks = ("Is it shown that {} matters here?", "Which facts about {} can be checked?")
-            return asks[self._said % 2].format(self._topic(self._said))
+        for part, lines in hints.phrasebook.items():
+            if part in name:
+                self._said += 1
+                return lines[self._said % len(lines)]
         if any(word in name for word in ("title", "name", "heading", "topic", "role")):
             return self._topic(0).capitalize()
         if "date" in name:

@@ -248,8 +248,9 @@ class _Connection(asyncio.StreamReaderProtocol):
             return False
         if request is None:
             return False
-        index, at_s = self._simulator.begin(), self._simulator.elapsed_s()
+        at_s = self._simulator.elapsed_s()
         outcome = self._simulator.outcome(request)
+        index = self._simulator.begin()
         whole = False
         self._sent_bytes = 0
         try:

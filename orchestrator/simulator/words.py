@@ -62,7 +62,7 @@ def tokens_of(text: str) -> list[str]:
     return TOKEN.findall(text)
 
 
-def pieces_of(text: str, rng: Random) -> tuple[str, ...]:
+def pieces_of(text: str, rng: Random) -> list[str]:
     """The text as it is streamed: one to three tokens a piece, cut between words."""
     tokens = tokens_of(text)
     pieces = []
@@ -71,18 +71,25 @@ def pieces_of(text: str, rng: Random) -> tuple[str, ...]:
         size = 1 + int(rng.random() * 3)
         pieces.append("".join(tokens[start : start + size]))
         start += size
-    return tuple(pieces)
+    return pieces
 
 
 def fenced_in(text: str) -> dict[str, str]:
     """The quoted material of a prompt, by what it is called: `question`, `draft A`."""
+    if "⟦" not in text:
+        return {}
     return {match["what"]: match["text"] for match in FENCED.finditer(text)}
+
+
+def unfenced(text: str) -> str:
+    """The prompt without its quoted material."""
+    return FENCED.sub("", text) if "⟦" in text else text
 
 
 def asked_in(text: str) -> str:
     """The question inside a prompt that wraps one, else the prompt itself."""
     for what, quoted in fenced_in(text).items():
-        if re.search("question|task|request|prompt", what):
+        if re.search("question|item|task|request|prompt", what):
             return quoted
     for match in ASKED.finditer(text):
         inner = (match["tagged"] or match["headed"] or "").strip()
