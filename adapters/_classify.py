@@ -66,7 +66,7 @@ _BY_WORDS: tuple[tuple[range, re.Pattern[str], type[ProviderError]], ...] = tupl
         ),
         (_ANY, r"overloaded", ProviderUnavailable),
         (_CLIENT, r"rate_limit|ratelimit|resource_exhausted|too many requests", RateLimited),
-        (range(400, 405), r"model_not_found|model_not_exist", ModelNotFound),
+        (range(400, 405), r"model_not_found|model_not_exist|invalid[ _]model", ModelNotFound),
     )
 )
 _BY_STATUS: dict[int, type[ProviderError]] = {
@@ -88,6 +88,7 @@ _STATUS_OF_WORDS: tuple[tuple[re.Pattern[str], int], ...] = tuple(
     for pattern, status in (
         (r"overloaded", 529),
         (r"rate_limit|ratelimit|resource_exhausted|too many requests|tokens per min", 429),
+        (r"limited to \d+ api calls", 429),
         (r"insufficient_quota|spend_limit", 429),
         (r"authentication|invalid_api_key|unauthenticated", 401),
         (r"permission", 403),

@@ -36,7 +36,8 @@ class WireFormat:
     is_last: Callable[[Json], bool] = lambda event: False  # nothing follows this event
     has_answer: Callable[[Json], bool]  # a plain body holds at least one candidate answer
     fault: Callable[[Json], str | None] = lambda body: None  # what breaks the protocol in it
-    empty_usage: Any = None  # what replaces usage that is nonsense
+    usage_key: str = "usage"  # of a plain body
+    empty_usage: Any = None  # what replaces usage that is nonsense or missing
 
 
 def read_error(body: Json) -> WireError | None:
@@ -64,7 +65,9 @@ def _from_object(error: Mapping[str, Any]) -> WireError:
 
 
 def _reasons(details: Any) -> Iterator[Any]:
-    """The machine-readable words in Google's list of error details."""
+    """The machine-readable words in an error's details: Google's list, Anthropic's object."""
+    if isinstance(details, Mapping):
+        yield from details.values()
     for detail in details if isinstance(details, list) else ():
         if isinstance(detail, Mapping):
             yield detail.get("reason")
@@ -171,10 +174,10 @@ def _cohere_error(body: Json) -> WireError | None:
         return found
     if isinstance(body.get("message"), str):  # an answer holds an object there
         return WireError(body["message"])
-    if _cohere_finish(body) in ("ERROR", "ERROR_TOXIC", "ERROR_LIMIT"):
+    if _cohere_finish(body) in ("ERROR", "ERROR_LIMIT", "TIMEOUT"):
         place = body.get("delta") or body
         reason = place.get("error")
-        return WireError(str(reason) if reason else "the provider broke the answer off", status=500)
+        return WireError(str(reason) if reason else "the provider broke the answer off")
     return None
 
 
@@ -210,6 +213,8 @@ GOOGLE = WireFormat(
     usage_holder=_google_usage,
     model=_google_model,
     has_answer=lambda body: any(_candidates(body)) or _blocked(body) is not None,
+    usage_key="usageMetadata",
+    empty_usage={},
 )
 COHERE = WireFormat(
     name="cohere",
@@ -219,6 +224,7 @@ COHERE = WireFormat(
     model=lambda body: None,  # Cohere does not say which model answered
     is_last=lambda event: event.get("type") == "message-end",
     has_answer=lambda body: isinstance(body.get("message"), dict),
+    empty_usage={},
 )
 
 

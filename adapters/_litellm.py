@@ -17,8 +17,8 @@ from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from adapters._call import CURRENT, Call
 from adapters._scrub import scrub
-from adapters._wire import CURRENT, Call, WatchedTransport
 from adapters.errors import (
     AuthenticationFailed,
     ConnectionFailed,
@@ -99,7 +99,7 @@ Clients = Literal["sdk", "handler", "seeded"]
 class _Shared:
     """What all calls of a process have in common. Nothing here is bound to an event loop."""
 
-    transport: WatchedTransport
+    transport: Any  # our WatchedTransport
     handler: Any  # litellm's AsyncHTTPHandler over our transport
     http: Any  # an httpx.AsyncClient over our transport, for the openai SDK
     tls: Any
@@ -134,6 +134,8 @@ def _load() -> Any:
 def _build_shared() -> _Shared:
     import httpx  # with litellm, not before: it costs 0.1 s
     from litellm.llms.custom_httpx.http_handler import AsyncHTTPHandler, get_ssl_configuration
+
+    from adapters._wire import WatchedTransport
 
     tls = get_ssl_configuration()
     transport = WatchedTransport(_plain_transport(tls))

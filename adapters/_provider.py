@@ -6,10 +6,10 @@ from contextlib import aclosing, asynccontextmanager, contextmanager
 from typing import Any, ClassVar, NoReturn
 
 from adapters import _formats, _litellm, _read
+from adapters._call import Call
 from adapters._clocks import Clocks
 from adapters._media import refused_url
 from adapters._scrub import scrub
-from adapters._wire import Call
 from adapters.base import BaseAdapter, prompt_text
 from adapters.config import MissingVariable, ModelConfig, first_set, resolve_references
 from adapters.errors import (
@@ -112,6 +112,10 @@ class LiteLLMAdapter(BaseAdapter):
                     except ProviderTimeout:
                         if call.finish is None:  # else only the connection's end is late
                             raise
+                    except StreamBroken:
+                        if call.ended and not fold.has_content:
+                            self._fail_empty()
+                        raise
                 answer = self._checked(
                     call, request, fold.text, fold.reasoning, fold.tool_calls, fold.usage
                 )
@@ -264,7 +268,7 @@ class LiteLLMAdapter(BaseAdapter):
         """The completion, if it is one: whole, not empty, tool calls readable, usage believable."""
         finish = self._finish(call, text, tool_calls)
         if finish in ("stop", "tool_calls") and not (text.strip() or tool_calls):
-            raise EmptyAnswer("the provider sent an answer with nothing in it", **self.named())
+            self._fail_empty()
         if finish != "length":
             for tool_call in tool_calls:
                 if not _read.is_json_object(tool_call.arguments):
@@ -288,6 +292,9 @@ class LiteLLMAdapter(BaseAdapter):
                 usage if call.usage_seen else None, written=written, count=count
             ),
         )
+
+    def _fail_empty(self) -> NoReturn:
+        raise EmptyAnswer("the provider sent an answer with nothing in it", **self.named())
 
     def _finish(self, call: Call, text: str, tool_calls: tuple[ToolCall, ...]) -> FinishReason:
         if call.finish is None and not call.streamed:

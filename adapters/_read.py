@@ -22,6 +22,7 @@ _FINISH: dict[str, FinishReason] = {
         (
             "content_filter",
             "content_filtered",
+            "error_toxic",
             "safety",
             "refusal",
             "recitation",

@@ -8,17 +8,15 @@ is given is whole events of valid JSON, a line each.
 """
 
 import asyncio
-from collections.abc import AsyncIterable, AsyncIterator, Mapping
-from contextvars import ContextVar
-from dataclasses import dataclass, field
+from collections.abc import AsyncIterator, Mapping
 
 import httpx
 import orjson
 
+from adapters._call import CURRENT, Call
 from adapters._classify import error_class, retry_after_s, status_of
-from adapters._formats import Json, WireError, WireFormat, is_plausible, read_error
+from adapters._formats import Json, WireError, is_plausible, read_error
 from adapters.errors import (
-    About,
     ConnectionFailed,
     EmptyAnswer,
     MalformedResponse,
@@ -31,6 +29,7 @@ from adapters.types import Limits
 
 ERROR_BODY_BYTES = 64 * 1024
 DRAIN_S = 0.2
+STEADY_IDS = 2  # an id seen this often in a row is the answer's own
 _UNSAFE_IN_LINES = (  # str.splitlines, which httpx uses, breaks lines at these
     (b"\xc2\x85", b"\\u0085"),
     (b"\xe2\x80\xa8", b"\\u2028"),
@@ -42,39 +41,10 @@ class Refused(httpx.TransportError):
     """Raised into litellm to end a call; `Call.failure` holds what our caller will see."""
 
 
-@dataclass(slots=True, kw_only=True)
-class Call:
-    """What the wire said during one call."""
-
-    format: WireFormat
-    limits: Limits
-    inner: httpx.AsyncBaseTransport
-    streamed: bool
-    about: About
-    done_is_complete: bool = False  # `[DONE]` without a finish reason ends an answer
-    requests: int = 0
-    failure: ProviderError | None = None
-    finish: str | None = None
-    model: str | None = None
-    usage_seen: bool = False
-    usage_rejected: bool = False
-    body: Json | None = None  # of a plain answer
-    events: list[Json] | None = None  # collected only for an adapter that reads them itself
-    lines: AsyncIterable[bytes] | None = field(default=None, repr=False)  # of a stream, checked
-    response: httpx.Response | None = field(default=None, repr=False)
-
-    def fail(self, error: ProviderError) -> Refused:
-        """Remember the first failure; raise what this returns."""
-        self.failure = self.failure or error
-        return Refused(type(self.failure).__name__)
-
-    async def aclose(self) -> None:
-        """Close the provider's connection, if it is still open."""
-        if self.response is not None:
-            await self.response.aclose()
-
-
-CURRENT: ContextVar[Call | None] = ContextVar("adapters_current_call", default=None)
+def _refuse(call: Call, error: ProviderError) -> Refused:
+    """Remember the call's first failure; raise what this returns."""
+    call.failure = call.failure or error
+    return Refused(type(call.failure).__name__)
 
 
 class WatchedTransport(httpx.AsyncBaseTransport):
@@ -89,7 +59,7 @@ class WatchedTransport(httpx.AsyncBaseTransport):
             return await self._fallback.handle_async_request(request)
         call.requests += 1
         if call.requests > 1:  # a hidden retry below us: the first outcome stands
-            raise call.fail(ConnectionFailed("the connection failed", **call.about))
+            raise _refuse(call, ConnectionFailed("the connection failed", **call.about))
         _prepare(request, call.limits)
         response = await _send(call, request)
         call.response = response
@@ -120,21 +90,25 @@ def _prepare(request: httpx.Request, limits: Limits) -> None:
 
 async def _send(call: Call, request: httpx.Request) -> httpx.Response:
     host = request.url.host
+    transport: httpx.AsyncBaseTransport = call.inner
     try:
-        return await call.inner.handle_async_request(request)
+        return await transport.handle_async_request(request)
     except httpx.TimeoutException as error:
         limit = f"{call.limits.connect_s:g} s"
         message = f"no connection to {host} within {limit}"
-        raise call.fail(ProviderTimeout(message, **call.about)) from error
+        raise _refuse(call, ProviderTimeout(message, **call.about)) from error
     except httpx.ProtocolError as error:  # how litellm's transport reports TLS faults
         message = f"no secure connection to {host}: its certificate was not accepted"
-        raise call.fail(ConnectionFailed(message, retryable=False, **call.about)) from error
+        raise _refuse(call, ConnectionFailed(message, retryable=False, **call.about)) from error
     except httpx.ConnectError as error:
-        message = f"cannot connect to {host}: {_reason(error)}"
-        raise call.fail(ConnectionFailed(message, **call.about)) from error
+        if type(error.__cause__).__name__ == "ClientOSError":  # it was connected, and reset
+            message = f"{host} closed the connection before it answered"
+        else:
+            message = f"cannot connect to {host}: {_reason(error)}"
+        raise _refuse(call, ConnectionFailed(message, **call.about)) from error
     except httpx.RequestError as error:
         message = f"{host} closed the connection before it answered"
-        raise call.fail(ConnectionFailed(message, **call.about)) from error
+        raise _refuse(call, ConnectionFailed(message, **call.about)) from error
 
 
 def _reason(error: BaseException) -> str:
@@ -157,7 +131,7 @@ async def _refuse_redirect(call: Call, request: httpx.Request, response: httpx.R
     error = ProviderUnavailable(
         message, status_code=response.status_code, retryable=False, **call.about
     )
-    return call.fail(error)
+    return _refuse(call, error)
 
 
 async def _refuse_status(call: Call, response: httpx.Response) -> Refused:
@@ -169,7 +143,7 @@ async def _refuse_status(call: Call, response: httpx.Response) -> Refused:
     finally:
         await response.aclose()
     error = _error_in(call, raw) or WireError(f"HTTP {status}", status=status)
-    return call.fail(_typed(call, status, error, response.headers))
+    return _refuse(call, _typed(call, status, error, response.headers))
 
 
 def _error_in(call: Call, raw: bytes) -> WireError | None:
@@ -220,17 +194,20 @@ async def _read_plain(
         raw = await _read_up_to(response, limit + 1)
     except httpx.RequestError as error:
         message = "the answer was cut off before its end"
-        raise call.fail(StreamBroken(message, **call.about)) from error
+        raise _refuse(call, StreamBroken(message, **call.about)) from error
     finally:
         await response.aclose()
     if len(raw) > limit:
         message = f"the answer is larger than {limit:,} bytes"
-        raise call.fail(MalformedResponse(message, **call.about))
+        raise _refuse(call, MalformedResponse(message, **call.about))
     body = _parse_answer(call, raw, response.headers)
     call.body = body
     call.finish = call.format.finish(body)
-    _note(call, body)
-    content = orjson.dumps(body) if call.usage_rejected else raw
+    changed = _note(call, body)
+    if not call.usage_seen and call.format.empty_usage is not None:  # litellm cannot do without
+        body[call.format.usage_key] = call.format.empty_usage
+        changed = True
+    content = orjson.dumps(body) if changed else raw
     return httpx.Response(200, headers=_kept(response.headers), content=content, request=request)
 
 
@@ -241,23 +218,25 @@ def _kept(headers: httpx.Headers) -> list[tuple[str, str]]:
 
 def _parse_answer(call: Call, raw: bytes, headers: Mapping[str, str]) -> Json:
     if not raw.strip():
-        raise call.fail(EmptyAnswer("the provider sent an empty body", **call.about))
+        raise _refuse(call, EmptyAnswer("the provider sent an empty body", **call.about))
     try:
         body = orjson.loads(raw)
     except orjson.JSONDecodeError as error:
         message = f"the provider sent {_kind(raw)} instead of a JSON answer"
-        raise call.fail(MalformedResponse(message, **call.about)) from error
+        raise _refuse(call, MalformedResponse(message, **call.about)) from error
     found = _error_in(call, raw) if not isinstance(body, dict) else call.format.error(body)
     if found is not None:
-        raise call.fail(_typed(call, status_of(found), found, headers))
+        raise _refuse(call, _typed(call, status_of(found), found, headers))
     if not isinstance(body, dict):
         message = f"the provider sent a JSON {type(body).__name__} instead of an object"
-        raise call.fail(MalformedResponse(message, **call.about))
+        raise _refuse(call, MalformedResponse(message, **call.about))
     if not call.format.has_answer(body):
-        raise call.fail(EmptyAnswer("the provider sent an answer with nothing in it", **call.about))
+        raise _refuse(
+            call, EmptyAnswer("the provider sent an answer with nothing in it", **call.about)
+        )
     fault = call.format.fault(body)
     if fault is not None:
-        raise call.fail(MalformedResponse(fault, **call.about))
+        raise _refuse(call, MalformedResponse(fault, **call.about))
     return body
 
 
@@ -268,18 +247,18 @@ def _kind(raw: bytes) -> str:
     return "broken or cut JSON" if start.startswith((b"{", b"[")) else "text"
 
 
-def _note(call: Call, answer: Json) -> None:
-    """Remember the model's name and whether real usage came; take nonsense usage out."""
+def _note(call: Call, answer: Json) -> bool:
+    """Remember the model's name and whether real usage came; whether nonsense was taken out."""
     call.model = call.model or call.format.model(answer)
     holder = call.format.usage_holder(answer)
     if holder is None:
-        return
+        return False
     place, key = holder
     if is_plausible(place[key]):
         call.usage_seen = True
-    else:
-        call.usage_rejected = True
-        place[key] = call.format.empty_usage
+        return False
+    place[key] = call.format.empty_usage
+    return True
 
 
 async def _open_stream(
@@ -304,7 +283,7 @@ async def _first_part(call: Call, parts: AsyncIterator[bytes]) -> bytes:
                 break
     except httpx.RequestError as error:
         message = "the connection closed before any of the answer arrived"
-        raise call.fail(ConnectionFailed(message, **call.about)) from error
+        raise _refuse(call, ConnectionFailed(message, **call.about)) from error
     return collected
 
 
@@ -323,9 +302,9 @@ async def _refuse_plain_in_stream(
         await response.aclose()
     found = _error_in(call, raw)
     if found is not None:
-        return call.fail(_typed(call, status_of(found), found, response.headers))
+        return _refuse(call, _typed(call, status_of(found), found, response.headers))
     message = f"the provider sent {_kind(raw)} instead of a stream of events"
-    return call.fail(MalformedResponse(message, **call.about))
+    return _refuse(call, MalformedResponse(message, **call.about))
 
 
 class _WatchedStream(httpx.AsyncByteStream):
@@ -339,6 +318,8 @@ class _WatchedStream(httpx.AsyncByteStream):
         self._parts = parts
         self._response = response
         self._ended = False
+        self._id = ""
+        self._id_count = 0
 
     async def __aiter__(self) -> AsyncIterator[bytes]:
         call = self._call
@@ -349,14 +330,15 @@ class _WatchedStream(httpx.AsyncByteStream):
             if isinstance(error, Refused):
                 raise
             if call.finish is None:
-                raise call.fail(_broken(call)) from error
+                raise _refuse(call, _broken(call)) from error
         except LimitExceeded as error:
-            raise call.fail(MalformedResponse(str(error), **call.about)) from error
+            raise _refuse(call, MalformedResponse(str(error), **call.about)) from error
         if call.finish is None:
-            raise call.fail(_broken(call))
+            raise _refuse(call, _broken(call))
 
     async def _lines(self) -> AsyncIterator[bytes]:
-        decoder = EventDecoder(self._call.limits)
+        call = self._call
+        decoder = EventDecoder(call.limits)
         for event in decoder.feed(self._first):
             if (line := self._check(event)) is not None:
                 yield line
@@ -365,6 +347,7 @@ class _WatchedStream(httpx.AsyncByteStream):
                 part = await anext(self._parts)
             except StopAsyncIteration:
                 part, self._ended = b"\n\n", True  # the last event may lack its empty line
+                call.ended = True
             for event in decoder.feed(part):
                 if (line := self._check(event)) is not None:
                     yield line
@@ -382,7 +365,7 @@ class _WatchedStream(httpx.AsyncByteStream):
     def _check(self, raw: bytes) -> bytes | None:
         call = self._call
         if raw.strip() == b"[DONE]":
-            self._ended = True
+            self._ended = call.ended = True
             if call.finish is None and call.done_is_complete:
                 call.finish = "stop"
             return b"data: [DONE]\n\n" if call.finish is not None else None
@@ -390,21 +373,34 @@ class _WatchedStream(httpx.AsyncByteStream):
             event = orjson.loads(raw)
         except orjson.JSONDecodeError as error:
             message = "the stream holds an event that is not valid JSON"
-            raise call.fail(StreamBroken(message, **call.about)) from error
+            raise _refuse(call, StreamBroken(message, **call.about)) from error
         if not isinstance(event, dict):
-            raise call.fail(StreamBroken("the stream holds an event of no meaning", **call.about))
+            raise _refuse(
+                call, StreamBroken("the stream holds an event of no meaning", **call.about)
+            )
         found = call.format.error(event)
         if found is not None:
-            raise call.fail(_typed(call, status_of(found), found, self._response.headers))
-        rejected = call.usage_rejected
-        _note(call, event)
+            raise _refuse(call, _typed(call, status_of(found), found, self._response.headers))
+        if self._is_foreign(event):
+            return None
+        if _note(call, event):
+            raw = orjson.dumps(event)
         call.finish = call.format.finish(event) or call.finish
         self._ended = self._ended or call.format.is_last(event)
         if call.events is not None:
             call.events.append(event)
-        if rejected != call.usage_rejected:
-            raw = orjson.dumps(event)
         return b"data: " + _one_line(raw) + b"\n\n"
+
+    def _is_foreign(self, event: Json) -> bool:
+        """Whether the event belongs to another answer: its id differs from one seen repeatedly."""
+        found = event.get("id")
+        if not isinstance(found, str) or not found:
+            return False
+        if self._id_count < STEADY_IDS:
+            self._id_count = self._id_count + 1 if found == self._id else 1
+            self._id = found
+            return False
+        return found != self._id
 
     async def aclose(self) -> None:
         await self._response.aclose()

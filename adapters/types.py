@@ -155,6 +155,10 @@ class CompletionFold:
         self._model = self._model or chunk.model
 
     @property
+    def has_content(self) -> bool:
+        return bool(self._text or self._reasoning or self._tools)
+
+    @property
     def text(self) -> str:
         return "".join(self._text)
 

@@ -1,0 +1,40 @@
+"""What the wire said during one call. Light: it is known before any HTTP library is loaded."""
+
+from collections.abc import AsyncIterable
+from contextvars import ContextVar
+from dataclasses import dataclass, field
+from typing import Any
+
+from adapters._formats import Json, WireFormat
+from adapters.errors import About, ProviderError
+from adapters.types import Limits
+
+
+@dataclass(slots=True, kw_only=True)
+class Call:
+    """One call: its limits, and what the watched transport notes down of its answer."""
+
+    format: WireFormat
+    limits: Limits
+    inner: Any  # the httpx transport that really sends
+    streamed: bool
+    about: About
+    done_is_complete: bool = False  # `[DONE]` without a finish reason ends an answer
+    requests: int = 0
+    failure: ProviderError | None = None  # the first; it is what our caller will see
+    finish: str | None = None  # the provider's own finish reason
+    model: str | None = None
+    usage_seen: bool = False
+    ended: bool = False  # the stream came to an orderly end
+    body: Json | None = None  # of a plain answer
+    events: list[Json] | None = None  # collected only for an adapter that reads them itself
+    lines: AsyncIterable[bytes] | None = field(default=None, repr=False)  # of a stream, checked
+    response: Any = field(default=None, repr=False)
+
+    async def aclose(self) -> None:
+        """Close the provider's connection, if it is still open."""
+        if self.response is not None:
+            await self.response.aclose()
+
+
+CURRENT: ContextVar[Call | None] = ContextVar("adapters_current_call", default=None)
