@@ -75,6 +75,7 @@ ERRORS: dict[str, type[ProviderError]] = {
 
 _ENVIRONMENT = {
     "LITELLM_LOCAL_MODEL_COST_MAP": "True",  # no download at import
+    "LITELLM_LOCAL_ANTHROPIC_BETA_HEADERS": "True",  # nor at the first call that needs a beta
     "DEFAULT_MAX_RETRIES": "0",
     "LITELLM_TELEMETRY": "False",
 }
