@@ -83,6 +83,8 @@ PAIRED = re.compile(r"\b([A-Z][\w-]+(?:\s[A-Z][\w-]+)*)(?:,|\s+and)\s+(?:and\s+)
 DRAFT = re.compile(r"(?:draft|answer|response|candidate)\s+([A-Z]{1,2})\b")
 SAID = re.compile(r"^\W*(?:final )?answer\W*:[ \t*]*(\S.*)$", re.IGNORECASE | re.MULTILINE)
 SENTENCE = re.compile(r"[^.!?\n*-][^.!?\n]{20,200}[.]")
+STANCE = re.compile(r"^(?:The answer is )?\(?([A-F]\)|Yes\b|No\b)", re.MULTILINE)
+DULL_TOPIC = ("the matter", "its context", "the cost of change")
 DIGITS = re.compile(r"-?\d+(?:\.\d+)?")
 
 
@@ -114,6 +116,7 @@ class _Scene:
     rng: Random
     result: tuple[str, int | float] | None
     settled: str  # what most of the drafts conclude
+    chosen: str  # the letter of an option, or yes or no, where the question wants one
 
     def fill(self, sentence: str) -> str:
         return sentence.format(a=self.a, b=self.b, c=self.c, A=self.a[:1].upper() + self.a[1:])
@@ -195,11 +198,12 @@ def _understand(ask: Ask, voice: Voice, rng: Random) -> _Scene:
     question = ask.question
     system = "\n".join(turn.text for turn in ask.turns if turn.role == "system")
     asked, spoken = asked_in(question), unfenced(question)
-    topic = keywords(asked) or keywords(question) or ["the matter"]
+    topic = keywords(asked) or list(DULL_TOPIC)
     drafts = _drafts(question)
     labels = tuple(sorted(drafts)) or labels_in(spoken)
-    options = () if labels else options_in(asked)
+    options = options_in(asked)
     settled = _majority(drafts)
+    stances = options or (("Yes", "No") if YES_NO.search(f"{system}\n{asked}") else ())
     return _Scene(
         ask=ask,
         spoken=spoken,
@@ -211,11 +215,24 @@ def _understand(ask: Ask, voice: Voice, rng: Random) -> _Scene:
         c=topic[2] if len(topic) > 2 else "the cost of change",
         labels=labels,
         options=options,
-        lean=_leaning(labels or options, drafts, settled, f"{voice.seed}\0{question}"),
+        lean=_leaning(labels, drafts, settled, f"{voice.seed}\0{question}"),
         rng=rng,
         result=_result(asked, settled, voice, rng),
         settled=settled,
+        chosen=_chosen(stances, settled, f"{voice.seed}\0{asked}", rng),
     )
+
+
+def _chosen(stances: Sequence[str], settled: str, seed: str, rng: Random) -> str:
+    """What the drafts settled on, else what most models choose, now and then another."""
+    if not stances:
+        return ""
+    for stance in stances:
+        if stance.lower() == settled.lower():
+            return stance
+    if rng.random() < 0.25:
+        return rng.choice(list(stances))
+    return Random(blake2b(seed.encode("utf-8", "replace")).digest()).choice(list(stances))
 
 
 def _drafts(question: str) -> dict[str, str]:
@@ -228,11 +245,21 @@ def _drafts(question: str) -> dict[str, str]:
 
 
 def _majority(drafts: Mapping[str, str]) -> str:
-    """The final answer that most drafts give; of equals the first."""
-    said = [found[-1].strip(" *.`") for text in drafts.values() if (found := SAID.findall(text))]
-    if not said:
-        said = [found[-1] for text in drafts.values() if (found := DIGITS.findall(text))]
-    return Counter(said).most_common(1)[0][0] if said else ""
+    """The final answer that most drafts give; of equals any, but the same."""
+    said = [_concluded(text) for text in drafts.values()]
+    counts = Counter(answer for answer in said if answer)
+    return min(counts, key=lambda answer: (-counts[answer], answer)) if counts else ""
+
+
+def _concluded(draft: str) -> str:
+    marked = SAID.findall(draft)
+    if marked:
+        return str(marked[-1]).strip(" *.`")
+    stance = STANCE.search(draft)
+    if stance:
+        return stance[1].rstrip(")")
+    numbers = DIGITS.findall(draft)
+    return str(numbers[-1]) if numbers else ""
 
 
 def _leaning(
@@ -288,16 +315,15 @@ def _prose(scene: _Scene) -> str:
     if scene.labels and not writes and RANKING.search(spoken):
         return _ranking(scene)
     if scene.labels and not writes and PICKING.search(spoken):
-        return f"The best answer is {_best(scene)}: {scene.some(phrases.LABEL_REASONS)[0]}."
+        return f"The best answer is {_best(scene)}: {scene.some(phrases.MERITS)[0]}."
     if scene.result is not None:
         written, value = scene.result
         forms = ("{w} = {v}", "{w} equals {v}.", "The result of {w} is {v}.", "{w} comes to {v}.")
         return scene.rng.choice(forms).format(w=written, v=value)
     if scene.options:
-        return f"The answer is ({_best(scene)}): {scene.some(phrases.LABEL_REASONS)[0]}."
+        return f"The answer is ({scene.chosen}): {scene.some(phrases.MERITS)[0]}."
     if scene.drafts and REVISING.search(spoken):
-        own = SAID.sub("", next(iter(scene.drafts.values()))).strip()
-        return f"{own} {scene.some(phrases.BODIES)[0]}"
+        return _revised(scene)
     if writes and (scene.drafts or len(spoken) > 300):
         return _synthesis(scene)
     if CRITIC.search(spoken) and (scene.drafts or len(spoken) > 200):
@@ -312,11 +338,7 @@ def _plain(scene: _Scene) -> str:
     named = _known_name(scene)
     if named:
         return named
-    start = ""
-    if YES_NO.search(scene.rules):
-        shared = scene.lean.get("A", sum(scene.asked.encode()) % 100 / 100)
-        agrees = shared > 0.4
-        start = "Yes. " if agrees != (scene.rng.random() < 0.15) else "No. "
+    start = f"{scene.chosen}. " if scene.chosen else ""
     if scene.ask.turns and any(turn.images for turn in scene.ask.turns):
         start += "The image shows a small, plain shape in one colour. "
     if BRIEF.search(scene.spoken):
@@ -346,8 +368,9 @@ def _synthesis(scene: _Scene) -> str:
     taken = [line for text in scene.drafts.values() if (line := _sentence_of(text, scene))]
     points = list(dict.fromkeys(taken))[:5] or scene.some(phrases.BODIES, 3)
     opening, closing = scene.some(phrases.OPENINGS)[0], scene.some(phrases.CLOSINGS)[0]
+    start = f"{scene.chosen}. " if scene.chosen else ""
     return (
-        f"{opening} {scene.some(phrases.BODIES)[0]}\n\n"
+        f"{start}{opening} {scene.some(phrases.BODIES)[0]}\n\n"
         f"**What is settled.** {scene.some(phrases.AGREEMENTS)[0]}\n\n"
         + "\n".join(f"- {point}" for point in points)
         + f"\n\n**What stays open.** {scene.some(phrases.DIFFERENCES)[0]}\n\n"
@@ -355,11 +378,19 @@ def _synthesis(scene: _Scene) -> str:
     )
 
 
+def _revised(scene: _Scene) -> str:
+    """The caller's own draft, which comes first, with one more thought."""
+    own = SAID.sub("", next(iter(scene.drafts.values()))).strip()
+    fresh = [line for line in scene.some(phrases.BODIES, 6) if line not in own]
+    return " ".join([own, *fresh[:1]])
+
+
 def _sentence_of(draft: str, scene: _Scene) -> str:
     """A sentence of a draft that is about the question, if it has one."""
     subjects = (scene.a.lower(), scene.b.lower())
     found = [line.strip() for line in SENTENCE.findall(draft)]
     found = [line for line in found if any(subject in line.lower() for subject in subjects)]
+    found = [line for line in found if not line.startswith(("So ", "In short", "That is why"))]
     return scene.rng.choice(found) if found else ""
 
 
@@ -381,7 +412,7 @@ def _ranking(scene: _Scene) -> str:
 
 
 def _ranked(scene: _Scene) -> list[str]:
-    names = scene.labels or scene.options
+    names = scene.labels
     return in_order(names, [scene.lean[name] + 0.3 * scene.rng.random() for name in names])
 
 
@@ -395,12 +426,12 @@ def _verdict(scene: _Scene) -> str:
         return " > ".join(_ranked(scene))
     if scene.result is not None:
         return str(scene.result[1])
-    if scene.settled:
+    if scene.settled and not scene.options:
         return scene.settled
-    if scene.options or (scene.labels and not scene.drafts):
+    if scene.chosen:
+        return scene.chosen
+    if scene.labels and not scene.drafts:
         return _best(scene)
-    if YES_NO.search(scene.rules):
-        return scene.rng.choice(("yes", "yes", "yes", "no"))
     return scene.rng.choice((scene.a, scene.a, scene.b))
 
 
@@ -420,7 +451,7 @@ def _json(scene: _Scene, schema: Any) -> str:
         "fault": phrases.CRITICISMS,
         "weak": phrases.CRITICISMS,
         "blind": phrases.CRITICISMS,
-        "reason": phrases.LABEL_REASONS,
+        "reason": phrases.MERITS,
         "consensus": phrases.AGREEMENTS,
         "agree": phrases.AGREEMENTS,
         "contradict": phrases.DIFFERENCES,
@@ -433,7 +464,7 @@ def _json(scene: _Scene, schema: Any) -> str:
         topic=(scene.a, scene.b, scene.c),
         labels=scene.labels or scene.options,
         result=scene.result[1] if scene.result else None,
-        chosen=_best(scene) if scene.options else "",
+        chosen="" if scene.labels else scene.chosen,
         lean=scene.lean,
     )
     return orjson.dumps(value_for(schema, hints, scene.rng)).decode()

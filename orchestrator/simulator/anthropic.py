@@ -105,8 +105,6 @@ class AnthropicFormat(WireFormat):
     """What https://api.anthropic.com/v1/messages speaks."""
 
     provider = LLMProvider.ANTHROPIC
-    ends_with_done = False
-    arguments_are_text = False
     comment = b'event: ping\ndata: {"type": "ping"}\n\n'
 
     def read(self, body: Mapping[str, Any], path: Mapping[str, str]) -> Ask:

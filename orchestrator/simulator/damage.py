@@ -69,7 +69,7 @@ def error(kind: ErrorKind, *, echo: bool = False) -> ReplyChange:
             api_version=ask.api_version,
             allowance=allowance,
         )
-        return refusal_reply(exchange.wire, wrong)
+        return refusal_reply(exchange.wire, wrong, streamed=ask.streamed)
 
     return change
 

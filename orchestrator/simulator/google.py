@@ -128,8 +128,7 @@ class GoogleFormat(WireFormat):
     """What https://generativelanguage.googleapis.com/v1beta/models speaks."""
 
     provider = LLMProvider.GOOGLE
-    ends_with_done = False
-    arguments_are_text = False
+    errors_as_streams = True
     stream_type = "text/event-stream"
     plain_type = "application/json; charset=UTF-8"
     comment = b": ping\r\n\r\n"

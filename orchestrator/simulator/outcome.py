@@ -22,6 +22,7 @@ from orchestrator.simulator.reply import Event, Reply
 from orchestrator.simulator.routes import ELSEWHERE, Route, find_route, key_of
 
 OCCURRENCES_MAX = 100_000
+REMEMBERED_MAX = 1_000
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -57,6 +58,7 @@ class Outcomes:
             self._keys = {_digest(key.get_secret_value()) for key in config.keys}
         self._strikes: dict[tuple[str, ...], int] = {}
         self._occurrences: dict[bytes, int] = {}
+        self._said: dict[bytes, Answer] = {}
         self._limiters: dict[tuple[str, str], RateLimiter] = {}
 
     def of(self, request: Request, now_s: float, *, peek: bool = False) -> Outcome:
@@ -106,14 +108,15 @@ class Outcomes:
     ) -> Outcome:
         wrong, allowance = self._limits(ask, plan, now_s, peek=peek)
         if wrong is not None:
-            return replace(_refused(route, wrong, plan.model), ask=ask)
+            reply = refusal_reply(route.wire, wrong, streamed=ask.streamed)
+            return Outcome(reply=reply, provider=ask.provider, model=plan.model, ask=ask)
         voice = Voice(
             model=plan.model,
             seed=self._config.seed,
             turn=self._occurrence(ask, plan.model, peek=peek),
             wrong_share=self._config.wrong_share,
         )
-        said = answer(ask, voice)
+        said = self._say(ask, voice)
         for fault, size in faults:
             said = fault.on_answer(ask, said, size) if fault.on_answer else said
         reply = replace(answer_reply(route.wire, ask, said, allowance), gap_s=plan.gap_s)
@@ -141,6 +144,17 @@ class Outcomes:
             ask=ask,
             answer=said if reply.status == 200 else None,
         )
+
+    def _say(self, ask: Ask, voice: Voice) -> Answer:
+        """The answer, remembered for a while: load tests repeat themselves."""
+        limits = f"{ask.max_tokens}{ask.stop}{ask.parallel}{ask.provider}"
+        digest = ask.digest(voice.model, str(voice.turn), limits)
+        said = self._said.get(digest)
+        if said is None:
+            if len(self._said) >= REMEMBERED_MAX:
+                self._said.clear()
+            said = self._said[digest] = answer(ask, voice)
+        return said
 
     def _accepts(self, key: str) -> bool:
         if not key:

@@ -61,6 +61,11 @@ QUESTIONS = (
     "What would show that the claim about {b} is wrong?",
     "Who first described the link between {a} and {c}?",
 )
+MERITS = (
+    "it explains {a} most clearly",
+    "it covers {b} and says what is uncertain",
+    "it gives a reason for {a} that can be checked",
+)
 LABEL_REASONS = (
     "it explains {a} most clearly",
     "it covers {b} and says what is uncertain",

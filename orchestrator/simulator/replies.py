@@ -23,16 +23,15 @@ def answer_reply(wire: WireFormat, ask: Ask, answer: Answer, allowance: Allowanc
     return Reply(content_type=wire.plain_type, headers=headers, events=(body,))
 
 
-def refusal_reply(wire: WireFormat, wrong: Wrong) -> Reply:
+def refusal_reply(wire: WireFormat, wrong: Wrong, *, streamed: bool = False) -> Reply:
     """The reply that carries this error."""
     refusal = wire.refuse(wrong)
     headers = refusal.headers
     if refusal.status == 429 and wrong.kind == "rate":
         headers += wire.limit_headers(wrong.allowance)
     body = Event("body", orjson.dumps(refusal.body))
-    return Reply(
-        status=refusal.status, content_type=wire.plain_type, headers=headers, events=(body,)
-    )
+    kind = wire.stream_type if streamed and wire.errors_as_streams else wire.plain_type
+    return Reply(status=refusal.status, content_type=kind, headers=headers, events=(body,))
 
 
 def cut_at(reply: Reply, place: int, *, clean: bool) -> Reply:

@@ -24,8 +24,7 @@ class WireFormat(ABC):
     """One provider's protocol. Stateless: the same arguments give the same bytes."""
 
     provider: ClassVar[LLMProvider]
-    ends_with_done: ClassVar[bool] = True  # the stream's last event is `data: [DONE]`
-    arguments_are_text: ClassVar[bool] = True  # of tool calls in a plain answer
+    errors_as_streams: ClassVar[bool] = False  # a refused stream's error is called a stream
     stream_type: ClassVar[str] = "text/event-stream; charset=utf-8"
     plain_type: ClassVar[str] = "application/json"
     comment: ClassVar[bytes] = b": keep-alive\n\n"

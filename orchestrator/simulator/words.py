@@ -29,6 +29,8 @@ LABELLED = re.compile(
 CHOICE = re.compile(r"(?:^|[\s(])([A-F])[).:]\s+\S")
 # Words that say what to do, not what it is about.
 _COMMON_WORDS = """
+affect affects become becomes cause caused causes difference differences happen happens
+helps influence influences lead leads matter matters prevent prevents require requires slow slows
 about above according across after again against all along already also although always among
 and another answer answers any anything are ask asked asking assistant back based because been
 before begin being below best better between both brief briefly but call called can candidate
