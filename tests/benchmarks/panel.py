@@ -51,14 +51,16 @@ def configured(simulator: Simulator) -> OrchestratorConfig:
 async def measure(runs: int) -> list[float]:
     """Seconds from the request to the whole answer, of each run after two to warm up."""
     elapsed = []
-    async with Simulator(SimulatorConfig()) as simulator:
-        async with EnhancedOrchestrator(configured(simulator)) as orchestrator:
-            for number in range(runs + 2):
-                request = RequestConfig(prompt="Which river is longest?", model="five", seed=number)
-                started = time.perf_counter()
-                response = await orchestrator.execute_request(request)
-                elapsed.append(time.perf_counter() - started)
-                assert response.status == "complete", response.causes
+    async with (
+        Simulator(SimulatorConfig()) as simulator,
+        EnhancedOrchestrator(configured(simulator)) as orchestrator,
+    ):
+        for number in range(runs + 2):
+            request = RequestConfig(prompt="Which river is longest?", model="five", seed=number)
+            started = time.perf_counter()
+            response = await orchestrator.execute_request(request)
+            elapsed.append(time.perf_counter() - started)
+            assert response.status == "complete", response.causes
     return elapsed[2:]
 
 
