@@ -96,22 +96,20 @@ class YamlSource:
         """The values alone. What was refused is None."""
         return _plain(self.root)
 
-    def node(self, loc: Iterable[str | int]) -> Node:
-        """The node at a path, or the last one on the way there."""
-        node = self.root
+    def find(self, loc: Loc) -> Node | None:
+        """The node at a path, if there is one."""
+        node: Node | None = self.root
         for step in loc:
-            below = child(node, step)
-            if below is None:
-                break
-            node = below
+            node = child(node, step) if node else None
         return node
 
     def offset(self, loc: Loc, *, key: bool = False) -> int:
         """Where the value at a path stands, or its key; the nearest parent for one not there."""
-        parent = self.node(loc[:-1])
+        parent = self.find(loc[:-1])
         if key and loc and isinstance(parent, MappingNode) and loc[-1] in parent.keys_at:
             return parent.keys_at[str(loc[-1])]
-        return self.node(loc).at
+        node = self.find(loc)
+        return node.at if node else self.offset(loc[:-1])
 
     def position(self, loc: Loc, *, key: bool = False) -> tuple[int, int]:
         """Line and column, counted from 1, of the value at a path, or of its key."""
@@ -123,8 +121,8 @@ class YamlSource:
 
     def lines(self, problems: Iterable[Problem]) -> list[str]:
         """The problems as `file:line:col: message`, in the order of the file, and not too many."""
-        found = list(islice(problems, MAX_PROBLEMS + 1))
-        shown = sorted(dict.fromkeys(found[:MAX_PROBLEMS]), key=lambda problem: problem.at)
+        found = list(islice(_once(problems), MAX_PROBLEMS + 1))
+        shown = sorted(found[:MAX_PROBLEMS], key=lambda problem: problem.at)
         lines = [self._line(problem) for problem in shown]
         if len(found) > MAX_PROBLEMS:
             lines.append(self._line(Problem(shown[-1].at, "There are more problems; fix these")))
@@ -134,14 +132,38 @@ class YamlSource:
         line, column = self.line_and_column(problem.at)
         return f"{self.name}:{line}:{column}: {problem.message}"
 
-    def shown_key(self, key: str) -> str | None:
-        """A key or name in quotes if a message may hold it, else None."""
-        hidden = looks_secret(key) or any(secret in key for secret in self.secrets)
-        return None if hidden else repr(key)
+    def where(self, loc: Loc) -> str:
+        """A path as messages write it: `panels.council.members[1]`."""
+        where = ""
+        for step in loc:
+            if isinstance(step, int):
+                where += f"[{step}]"
+            else:
+                name = step if self.may_show(step) else HIDDEN
+                where += f".{name}" if where else name
+        return where
 
-    def shown_value(self, value: str) -> str | None:
-        """A value in quotes if it reads like a name or a number and no secret, else None."""
-        return self.shown_key(value) if _NAME_LIKE.fullmatch(value) else None
+    def may_show(self, text: str) -> bool:
+        """Whether a message may hold this key or name."""
+        if looks_secret(text) or not _KEY_LIKE.fullmatch(text):
+            return False
+        return not any(secret in text for secret in self.secrets)
+
+    def quote_key(self, key: str) -> str:
+        """A key or name as messages write it."""
+        return repr(key) if self.may_show(key) else HIDDEN
+
+    def quote_value(self, value: str) -> str:
+        """A value as messages write it: hidden unless it reads like a name or a number."""
+        return self.quote_key(value) if _NAME_LIKE.fullmatch(value) else HIDDEN
+
+
+def _once(problems: Iterable[Problem]) -> Iterator[Problem]:
+    seen: set[Problem] = set()
+    for problem in problems:
+        if problem not in seen:
+            seen.add(problem)
+            yield problem
 
 
 def child(node: Node, step: str | int) -> Node | None:
@@ -167,7 +189,10 @@ def _plain(node: Node) -> Plain:
 
 # What a message may say.
 
-SECRET_KEY = re.compile(r"(?i)(^|[_-])(key|token|secret|password|passwd|authorization|cookie)$")
+HIDDEN = "(not shown)"
+SECRET_KEY = re.compile(
+    r"(?i)(^|[_-])(api_?key|key|token|secret|password|passwd|authorization|cookie)$"
+)
 _SECRET_FORM = re.compile(
     r"""(?ix)
     ^ (sk|pk|rk|xai|gsk|hf|r8|gh[a-z]|glpat|xox[a-z]) [-_]   # prefixes of well-known keys
@@ -177,6 +202,7 @@ _SECRET_FORM = re.compile(
     | :// | @                                                # an address may hold a password
     """
 )
+_KEY_LIKE = re.compile(r"[-+.$\w][\w.:/+-]*( [\w.:/+-]+)?")
 _NAME_LIKE = re.compile(r"[-+.]?[A-Za-z0-9][A-Za-z0-9._:/+-]{0,39}")
 _SHORTEST_SECRET = 6
 
@@ -273,8 +299,9 @@ def _refuse(name: str, text: str, at: int, message: str) -> NoReturn:
 _TOO_LARGE = f"The file has more than {MAX_BYTES:,} bytes; split it or remove what is not needed"
 _TOO_DEEP = f"Nested deeper than {MAX_DEPTH} levels; make it flatter"
 _TOO_MANY = f"The file has more than {MAX_NODES:,} values; remove what is not needed"
-_HALF_CHARACTER = re.compile(r"[\ud800-\udfff]")
-_UNPRINTABLE = re.compile(r"[^\t\n\r\x20-\x7e\x85\xa0-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
+# Not compiled here: large ranges take `re` 15 ms, and only who reads a file needs them.
+_HALF_CHARACTER = r"[\ud800-\udfff]"
+_UNPRINTABLE = r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x84\x86-\x9f\ud800-\udfff\ufffe\uffff]"
 
 
 def read_yaml(text: str, name: str = "<string>") -> YamlSource:
@@ -288,7 +315,7 @@ def read_yaml(text: str, name: str = "<string>") -> YamlSource:
     text = text.removeprefix("\ufeff")
     if len(text) > MAX_BYTES or len(text.encode("utf-8", "replace")) > MAX_BYTES:
         _refuse(name, "", 0, _TOO_LARGE)
-    if unprintable := _UNPRINTABLE.search(text):
+    if unprintable := re.search(_UNPRINTABLE, text):
         code = ord(unprintable[0])
         message = f"Character U+{code:04X} is not allowed in YAML; remove it"
         _refuse(name, text, unprintable.start(), message)
@@ -308,8 +335,8 @@ def read_yaml(text: str, name: str = "<string>") -> YamlSource:
 
 def _repeated_key(source: YamlSource, at: int, key: str, first_at: int) -> Problem:
     line, column = source.line_and_column(first_at)
-    name = f"Key {shown}" if (shown := source.shown_key(key)) else "This key"
-    return Problem(at, f"{name} is already at {line}:{column}; remove or rename one of them")
+    message = f"Key {source.quote_key(key)} is already at {line}:{column}"
+    return Problem(at, f"{message}; remove or rename one of them")
 
 
 def _secrets(node: Node) -> Iterator[str]:
@@ -319,7 +346,9 @@ def _secrets(node: Node) -> Iterator[str]:
             if isinstance(value, ScalarNode):
                 if SECRET_KEY.search(key) and len(value.text) >= _SHORTEST_SECRET:
                     yield value.text
-                yield from (part for part in re.findall(r"://([^/@]{3,})@", value.text))
+                for userinfo in re.findall(r"://([^/@]+)@", value.text):
+                    parts = (userinfo, *userinfo.split(":"))
+                    yield from (part for part in parts if len(part) >= _SHORTEST_SECRET)
     below: Iterable[Node] = ()
     if isinstance(node, MappingNode):
         below = node.entries.values()
@@ -431,10 +460,10 @@ class _Builder:
         if _kind(event) == "Alias":
             return "Aliases (*name) are not supported; write the value out here"
         if event.anchor is not None:
-            return "Anchors (&name) are not supported; remove it and write values out where needed"
+            return "Anchors (&name) are not supported; remove this one and write its value out"
         if event.tag is not None:
             return "Tags (!name) are not supported; remove it, or put the value in quotes"
-        if _kind(event) == "Scalar" and _HALF_CHARACTER.search(event.value):
+        if _kind(event) == "Scalar" and re.search(_HALF_CHARACTER, event.value):
             return "An escape for half a character; write the character itself"
         return None
 
@@ -542,5 +571,8 @@ def _in_plain_words(error: Any, at: int, text: str) -> _UnreadableError:
     problem, began = getattr(error, "problem", None) or "", getattr(error, "context_mark", None)
     mark = getattr(error, "problem_mark", None)
     words = next(words for pattern, words in _PLAIN_WORDS if re.search(pattern, problem))
+    if mark and text[mark.index - 1 : mark.index + 1] == "${":
+        message = 'Between brackets a reference must be in quotes; write "${NAME}"'
+        return _UnreadableError(mark.index - 1, message)
     line, column = _line_and_column(_line_starts(text), began.index if began else at)
     return _UnreadableError(mark.index if mark else at, words.format(opened=f"{line}:{column}"))

@@ -105,7 +105,7 @@ def problems_of(text: str) -> list[str]:
             [
                 (
                     "f:1:4: Anchors (&name) are not supported;"
-                    " remove it and write values out where needed"
+                    " remove this one and write its value out"
                 ),
                 "f:2:4: Aliases (*name) are not supported; write the value out here",
                 "f:3:5: Merge keys (<<) are not supported; write the keys out here",
@@ -123,7 +123,7 @@ def problems_of(text: str) -> list[str]:
         ),
         (
             "sk-abcdefgh: 1\nsk-abcdefgh: 2\n",
-            ["f:2:1: This key is already at 1:1; remove or rename one of them"],
+            ["f:2:1: Key (not shown) is already at 1:1; remove or rename one of them"],
         ),
         ("[" * 40, ["f:1:33: Nested deeper than 32 levels; make it flatter"]),
         ("- " * 40, ["f:1:67: Nested deeper than 32 levels; make it flatter"]),
@@ -311,10 +311,12 @@ def test_values_that_stand_where_secrets_do_are_shown_nowhere() -> None:
     """A short password would pass for a name; that it is somebody's api_key says what it is."""
     source = read_yaml("api_key: hunter2\napi_base: http://me:tiger@host\nmax_tokens: 1234567\n")
 
-    assert source.shown_value("hunter2") is None
-    assert source.shown_key("my-hunter2-panel") is None
-    assert source.shown_value("me:tiger") is None
-    assert source.shown_value("1234567") == "'1234567'"
+    assert source.quote_value("hunter2") == "(not shown)"
+    assert source.quote_key("my-hunter2-panel") == "(not shown)"
+    assert source.quote_value("me:tiger") == "(not shown)"
+    assert source.quote_value("1234567") == "'1234567'"
+    assert source.quote_value("two words") == "(not shown)"
+    assert source.quote_key("two words") == "'two words'"
 
 
 def test_suggestions_ignore_case_and_strangers() -> None:
