@@ -1,11 +1,31 @@
-"""The configuration: its shape, its defaults, and how it is read and cross-checked."""
+"""The configuration: its shape, its defaults, where it is found, and how it is read."""
 
-from typing import Annotated, Literal
+import hashlib
+import ipaddress
+import json
+import os
+from collections.abc import Collection, Iterator, Mapping
+from contextlib import suppress
+from itertools import chain
+from pathlib import Path
+from typing import Annotated, Any, Literal
+from urllib.parse import urlsplit
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from adapters.config import ModelConfig
+from adapters.config import ENV_REFERENCE, ModelConfig
 from adapters.types import Limits, Message
+from orchestrator.cross_checks import cross_check
+from orchestrator.errors import ConfigError
+from orchestrator.yaml_check import Vocabulary, validate
+from orchestrator.yaml_source import (
+    MappingNode,
+    Problem,
+    ScalarNode,
+    YamlSource,
+    read_file,
+    read_yaml,
+)
 
 Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=64)]
@@ -86,3 +106,281 @@ class RequestConfig(_Strict):
     reasoning_effort: str | None = None
     time_s: Seconds | None = None  # the run's deadline; default: timeouts.run_s
     extra: dict[str, object] = Field(default_factory=dict)
+
+
+# Where it is found.
+
+
+def find_config(explicit: str | os.PathLike[str] | None = None) -> Path:
+    """The configuration file to use: the one asked for, else the first there is.
+
+    In this order: `ORCHESTRATOR_CONFIG`, `orchestrator.yaml` and `configs/orchestrator.yaml` in
+    the current folder, the one that comes with the package.
+    """
+    if explicit is not None:
+        return Path(explicit)
+    if named := os.environ.get("ORCHESTRATOR_CONFIG"):
+        return Path(named).expanduser()
+    here = (Path("orchestrator.yaml"), Path("configs/orchestrator.yaml"))
+    packaged = packaged_configs() / "orchestrator.yaml"
+    return next((path for path in here if path.is_file()), packaged)
+
+
+def packaged_configs() -> Path:
+    """The folder of the built-in configuration and patterns: in the wheel, or in a checkout."""
+    package = Path(__file__).resolve().parent
+    inside = package / "_configs"
+    return inside if inside.is_dir() else package.parent / "configs"
+
+
+def state_dir() -> Path:
+    """Where receipts and history are kept. Whoever writes there first creates it, mode 0700.
+
+    `ORCHESTRATOR_HOME`, else `$XDG_STATE_HOME/orchestrator`, else `~/.local/state/orchestrator`.
+    """
+    if home := os.environ.get("ORCHESTRATOR_HOME"):
+        return Path(home).expanduser()
+    state = os.environ.get("XDG_STATE_HOME", "")
+    # The XDG specification: a relative path is invalid and must be ignored.
+    base = Path(state) if Path(state).is_absolute() else Path.home() / ".local" / "state"
+    return base / "orchestrator"
+
+
+# How it is read.
+
+VOCABULARY = Vocabulary(
+    later_keys=frozenset(("budgets", "retry", "breaker", "cache", "ledger")),
+    later_values=frozenset(("cheapest",)),
+    synonyms={
+        "apikey": "api_key",
+        "base_url": "api_base",
+        "deployments": "models",
+        "endpoint": "api_base",
+        "fallbacks": "fallback",
+        "judge": "synthesizer",
+        "key": "api_key",
+        "max_output_tokens": "max_tokens",
+        "models": "members",
+        "timeout": "timeouts",
+        "url": "api_base",
+    },
+    examples={
+        "input_usd": "input_usd: 0.25",
+        "members": "members: [gpt, claude]",
+        "model": "model: gpt-5-mini",
+        "models": "models: {gpt: {provider: openai, model: gpt-5-mini}}",
+        "output_usd": "output_usd: 2.00",
+        "provider": "provider: openai",
+    },
+    wanted={"price": "'free' or {input_usd: 0.25, output_usd: 2.00}"},
+)
+
+
+def load_config(path: str | os.PathLike[str]) -> OrchestratorConfig:
+    """Read a configuration file.
+
+    Raises:
+        ConfigError: it cannot be used. Every problem stands in `problems`, in the order of the
+            file, as `file:line:col: message`, and no message repeats a value that may be a secret.
+    """
+    return parse_config(read_file(Path(path)), os.fspath(path))
+
+
+def parse_config(
+    text: str, source: str = "<string>", *, patterns: Collection[str] | None = None
+) -> OrchestratorConfig:
+    """Read a configuration out of a text.
+
+    Args:
+        source: What messages call the text; a relative `patterns_dir` is beside this file.
+        patterns: The names of all patterns there are; by default the files are looked for.
+
+    Raises:
+        ConfigError: as `load_config`.
+
+    >>> parse_config("models: {gpt: {provider: opnai, model: gpt-5-mini}}", "a.yaml")
+    Traceback (most recent call last):
+    ...
+    orchestrator.errors.ConfigError: a.yaml:1:26: Unknown provider 'opnai', did you mean 'openai'?
+    """
+    yaml = read_yaml(text, source)
+    if not isinstance(yaml.root, MappingNode):
+        message = "The file must be a mapping that has the key 'models'"
+        raise ConfigError([*yaml.lines(yaml.problems), f"{source}:1:1: {message}"])
+    config, faults = validate(yaml, OrchestratorConfig, VOCABULARY)
+    folder, strays = _patterns_folder(yaml, Path(source).parent)
+    known = _pattern_names(folder) if patterns is None else patterns
+    problems = yaml.lines(chain(yaml.problems, faults, strays, cross_check(yaml, known)))
+    if problems:
+        raise ConfigError(problems)
+    assert config is not None, "a refused configuration has a problem"
+    return config.model_copy(update={"patterns_dir": str(folder) if folder else None})
+
+
+def _patterns_folder(yaml: YamlSource, beside: Path) -> tuple[Path | None, list[Problem]]:
+    """The folder that `patterns_dir` names, or why it is none."""
+    node = yaml.find(("patterns_dir",))
+    if not isinstance(node, ScalarNode) or not isinstance(node.value, str) or "$" in node.value:
+        return None, []
+    with suppress(OSError, RuntimeError, ValueError):  # no such home, a loop of links, too long
+        folder = (beside / Path(node.value).expanduser()).resolve()
+        if folder.is_dir():
+            return folder, []
+    message = (
+        f"patterns_dir {yaml.quote_key(node.value)} is no folder; create it or correct the path"
+    )
+    return None, [Problem(node.at, message)]
+
+
+def _pattern_names(folder: Path | None) -> set[str]:
+    folders = (packaged_configs() / "patterns", *([folder] if folder else []))
+    return {path.stem for folder in folders for path in folder.glob("*.yaml")}
+
+
+def warnings(config: OrchestratorConfig) -> list[str]:
+    """What is allowed and yet unwise: keys in the file, keys sent in clear, idle limits."""
+    return [
+        *(
+            warning
+            for name, model in config.models.items()
+            for warning in _model_warnings(f"models.{name}", model)
+        ),
+        *_timeout_warnings(config.timeouts),
+    ]
+
+
+def _model_warnings(where: str, model: ModelConfig) -> Iterator[str]:
+    key = model.api_key.get_secret_value() if model.api_key else ""
+    if key and not ENV_REFERENCE.search(key):
+        yield f"{where}.api_key is in the file itself; write ${{NAME}} and set the variable"
+    address = urlsplit(model.api_base or "")
+    if "@" in address.netloc:
+        yield f"{where}.api_base has a user or password in it; use api_key: ${{NAME}} instead"
+    if address.scheme == "http" and key and not _is_this_machine(address.hostname or ""):
+        yield f"{where} sends its key unencrypted; use https in api_base"
+
+
+def _is_this_machine(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost" or host.endswith(".localhost")
+
+
+def _timeout_warnings(timeouts: TimeoutsConfig) -> Iterator[str]:
+    """A clock that another one always beats."""
+    for shorter, longer in (
+        ("connect_s", "total_s"),
+        ("first_content_s", "total_s"),
+        ("gap_s", "total_s"),
+        ("total_s", "run_s"),
+    ):
+        if getattr(timeouts, shorter) > getattr(timeouts, longer):
+            yield (
+                f"timeouts.{shorter} is longer than timeouts.{longer} and never rings;"
+                f" lower {shorter} or raise {longer}"
+            )
+
+
+# What it amounts to.
+
+
+def config_hash(config: OrchestratorConfig) -> str:
+    """Sixteen hex digits that name this configuration in receipts and journals.
+
+    The same in every process and on every machine. `${NAME}` counts as it is written; literal
+    keys, what an address holds besides scheme, host, port and path, and where `patterns_dir` lies
+    are left out.
+    """
+    content = config.model_dump(mode="json", exclude={"patterns_dir"})
+    for name, model in config.models.items():
+        key = model.api_key.get_secret_value() if model.api_key else ""
+        content["models"][name]["api_key"] = ENV_REFERENCE.findall(key)
+        content["models"][name]["api_base"] = _public_address(model.api_base)
+    content["first"] = list(config.panels)  # the first panel is the default: their order counts
+    canonical = json.dumps(content, sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(canonical.encode()).hexdigest()[:16]
+
+
+def _public_address(base: str | None) -> str | None:
+    if base is None:
+        return None
+    parts = urlsplit(base)
+    return parts._replace(netloc=parts.netloc.rpartition("@")[2], query="", fragment="").geturl()
+
+
+def json_schema() -> dict[str, Any]:
+    """The JSON schema of a configuration file, for editors. Names are checked by `load_config`."""
+    schema = OrchestratorConfig.model_json_schema()
+    definitions = schema["$defs"]
+    for section in ("models", "routes", "panels"):
+        _close_names(schema["properties"][section])
+    for price in definitions["PriceConfig"]["properties"].values():  # text is no price
+        price["anyOf"] = [form for form in price["anyOf"] if form["type"] != "string"]
+    for title, descriptions in _DESCRIPTIONS.items():
+        for key, description in descriptions.items():
+            definitions.get(title, schema)["properties"][key]["description"] = description
+    model = definitions["ModelConfig"]
+    model["if"] = {"properties": {"provider": {"const": "custom"}}, "required": ["provider"]}
+    model["then"] = {"required": ["api_base"], "properties": {"api_base": {"type": "string"}}}
+    return {
+        "$schema": "https://json-schema.org/draft/2020-12/schema",
+        **schema,
+        "title": "orchestrator configuration",
+    }
+
+
+def _close_names(section: dict[str, Any]) -> None:
+    """Refuse a bad name: pydantic's own schema lets what fits no pattern pass unchecked."""
+    ((pattern, value),) = section.pop("patternProperties").items()
+    section["propertyNames"] = {"pattern": pattern, "maxLength": 64}
+    section["additionalProperties"] = value
+
+
+# What an editor shows for a key, by the model it belongs to.
+_DESCRIPTIONS: Mapping[str, Mapping[str, str]] = {
+    "ModelConfig": {
+        "provider": "The company that serves it; custom is any OpenAI-compatible endpoint.",
+        "model": "The provider's own id of the model.",
+        "api_key": "${NAME}, read from the environment at each call; default: the provider's own.",
+        "api_base": "The endpoint's address, if it is not the provider's own; may hold ${NAME}.",
+        "weight": "How much its voice counts; the heaviest member is the default synthesizer.",
+        "price": "free, or US dollars for a million tokens; default: the list price.",
+        "context_tokens": "How many tokens fit into the model's window.",
+        "max_tokens": "How long an answer may be where the request does not say.",
+        "media_urls": "Whether addresses of images and files are passed on, or refused.",
+        "done_without_finish": "What a stream is that ends with [DONE] but no finish reason.",
+    },
+    "PriceConfig": {
+        "input_usd": "US dollars for a million tokens of prompt.",
+        "output_usd": "US dollars for a million tokens of answer.",
+        "cached_input_usd": "US dollars for a million tokens read from the provider's cache.",
+    },
+    "RouteConfig": {
+        "models": "The models to try, in this order.",
+        "fallback": "The models to try when all of these have failed.",
+        "strategy": "How the models are ordered.",
+    },
+    "PanelConfig": {
+        "members": "The models that are asked together.",
+        "pattern": "The stages a question goes through; `orchestrator patterns` lists them.",
+        "synthesizer": "The model that writes the final answer; default: the heaviest member.",
+        "fallback_synthesizers": "Who writes it when the synthesizer fails, in this order.",
+        "quorum": "How many usable answers are wanted; default: more than half of the members.",
+        "grace_s": "How long stragglers may still take once the quorum has answered, in seconds.",
+    },
+    "TimeoutsConfig": {
+        "connect_s": "To reach the provider, in seconds.",
+        "first_content_s": "From the request to the first text, in seconds.",
+        "gap_s": "Between two pieces of text, in seconds.",
+        "total_s": "For a whole call, in seconds.",
+        "run_s": "For a whole run, all stages and fallbacks included, in seconds.",
+    },
+    "OrchestratorConfig": {
+        "models": "The models that can be asked, each under a name of your choice.",
+        "routes": "Names that stand for several models, tried one after another.",
+        "panels": "Names that stand for several models, asked together.",
+        "timeouts": "How long things may take.",
+        "patterns_dir": "A folder of your own patterns, relative to this file.",
+    },
+}

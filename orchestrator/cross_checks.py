@@ -1,0 +1,263 @@
+"""Check what no single field of a configuration can tell: that its names and numbers fit together.
+
+Everything is read leniently from the file as it stands, so that contradictions are found together
+with whatever else is wrong with it.
+"""
+
+import re
+from collections import Counter
+from collections.abc import Collection, Iterator, Mapping
+from itertools import islice
+from typing import Any
+from urllib.parse import urlsplit
+
+from adapters.config import ENV_REFERENCE
+from orchestrator.yaml_source import (
+    ListNode,
+    Loc,
+    MappingNode,
+    Problem,
+    ScalarNode,
+    YamlSource,
+    suggestion,
+)
+
+SECTIONS: Mapping[str, str] = {"models": "model", "routes": "route", "panels": "panel"}
+
+
+def cross_check(source: YamlSource, patterns: Collection[str]) -> Iterator[Problem]:
+    """Every contradiction in a configuration file. `patterns` are the names of those there are."""
+    config = source.plain()
+    assert isinstance(config, dict)
+    yield from _shared_names(source, config)
+    for name, model in _mapping(config.get("models")).items():
+        yield from _check_model(source, ("models", name), _mapping(model))
+    for name, route in _mapping(config.get("routes")).items():
+        yield from _check_route(source, ("routes", name), _mapping(route), config)
+    for name, panel in _mapping(config.get("panels")).items():
+        yield from _check_panel(source, ("panels", name), _mapping(panel), config)
+        yield from _check_pattern(source, ("panels", name, "pattern"), patterns)
+    yield from _check_no_reference(source, ("patterns_dir",))
+
+
+def _mapping(value: Any) -> dict[str, Any]:
+    return value if isinstance(value, dict) else {}
+
+
+def _text(source: YamlSource, loc: Loc) -> str | None:
+    """The text at a path, if there is one; a value that YAML reads as a number is none."""
+    node = source.find(loc)
+    return node.value if isinstance(node, ScalarNode) and isinstance(node.value, str) else None
+
+
+def _length(source: YamlSource, loc: Loc) -> int:
+    node = source.find(loc)
+    return len(node.items) if isinstance(node, ListNode) else 0
+
+
+# Names.
+
+
+def _shared_names(source: YamlSource, config: Mapping[str, Any]) -> Iterator[Problem]:
+    """A caller's word must mean one thing: models, routes and panels share their names."""
+    taken: dict[str, str] = {}
+    for section, kind in SECTIONS.items():
+        for name in _mapping(config.get(section)):
+            if name in taken:
+                message = (
+                    f"The name {source.quote_key(name)} of this {kind} is already that of a"
+                    f" {taken[name]}; rename one of them"
+                )
+                yield Problem(source.offset((section, name), key=True), message)
+            taken.setdefault(name, kind)
+
+
+def _check_references(source: YamlSource, loc: Loc, config: Mapping[str, Any]) -> Iterator[Problem]:
+    """A list of models: each is one, and none comes twice."""
+    seen: Counter[str] = Counter()
+    for index in range(_length(source, loc)):
+        name = _text(source, (*loc, index))
+        if name is None:
+            continue
+        seen[name] += 1
+        if seen[name] == 2:
+            message = f"{source.quote_value(name)} is twice in {source.where(loc)}; name it once"
+            yield Problem(source.offset((*loc, index)), message)
+        elif seen[name] == 1:
+            yield from _check_reference(source, (*loc, index), config)
+
+
+def _check_reference(source: YamlSource, loc: Loc, config: Mapping[str, Any]) -> Iterator[Problem]:
+    """One name of a model."""
+    name, models = _text(source, loc), source.find(("models",))
+    if name is None or not isinstance(models, MappingNode) or not models.whole:
+        return
+    if name in models.entries:
+        return
+    place = source.where(tuple(step for step in loc if isinstance(step, str)))
+    quoted = source.quote_value(name)
+    kind = next((kind for part, kind in SECTIONS.items() if name in _mapping(config.get(part))), "")
+    known = [model for model in models.entries if source.may_show(model)]
+    if kind:
+        message = f"{quoted} in {place} is a {kind}; only models can stand here"
+    else:
+        advice = suggestion(name, known) or f"; the models are {_listed(known)}"
+        message = f"Unknown model {quoted} in {place}{advice}"
+    yield Problem(source.offset(loc), message)
+
+
+def _listed(names: Collection[str]) -> str:
+    shown = ", ".join(islice(names, 12))
+    return shown + (", ..." if len(names) > 12 else "") if names else "none"
+
+
+def _check_pattern(source: YamlSource, loc: Loc, patterns: Collection[str]) -> Iterator[Problem]:
+    name = _text(source, loc)
+    if name is not None and name not in patterns:
+        known = sorted(patterns)
+        advice = suggestion(name, known) or f"; the patterns are {_listed(known)}"
+        message = f"Unknown pattern {source.quote_value(name)} in {source.where(loc)}{advice}"
+        yield Problem(source.offset(loc), message)
+
+
+# Routes and panels.
+
+
+def _check_route(
+    source: YamlSource, loc: Loc, route: Mapping[str, Any], config: Mapping[str, Any]
+) -> Iterator[Problem]:
+    yield from _check_references(source, (*loc, "models"), config)
+    yield from _check_references(source, (*loc, "fallback"), config)
+    yield from _check_apart(source, loc, "fallback", _texts(route.get("models")), "models")
+
+
+def _check_panel(
+    source: YamlSource, loc: Loc, panel: Mapping[str, Any], config: Mapping[str, Any]
+) -> Iterator[Problem]:
+    yield from _check_references(source, (*loc, "members"), config)
+    yield from _check_reference(source, (*loc, "synthesizer"), config)
+    yield from _check_references(source, (*loc, "fallback_synthesizers"), config)
+    first = _texts([panel.get("synthesizer")])
+    yield from _check_apart(source, loc, "fallback_synthesizers", first, "synthesizer")
+    quorum, size = panel.get("quorum"), _length(source, (*loc, "members"))
+    if type(quorum) is int and 0 < size < quorum:
+        message = (
+            f"{source.where(loc)}.quorum is {quorum}, but the panel has {size} members;"
+            f" write {size} or less"
+        )
+        yield Problem(source.offset((*loc, "quorum")), message)
+
+
+def _texts(values: Any) -> set[str]:
+    return (
+        {value for value in values if isinstance(value, str)} if isinstance(values, list) else set()
+    )
+
+
+def _check_apart(
+    source: YamlSource, loc: Loc, later: str, earlier: set[str], where: str
+) -> Iterator[Problem]:
+    """Whoever has failed already is no fallback."""
+    for index in range(_length(source, (*loc, later))):
+        name = _text(source, (*loc, later, index))
+        if name in earlier:
+            quoted, place = source.quote_value(name), source.where(loc)
+            message = f"{quoted} in {place}.{later} is already in {place}.{where}; remove it here"
+            yield Problem(source.offset((*loc, later, index)), message)
+
+
+# Models.
+
+
+def _check_model(source: YamlSource, loc: Loc, model: Mapping[str, Any]) -> Iterator[Problem]:
+    yield from _check_no_reference(source, (*loc, "model"))
+    yield from _check_edges(source, (*loc, "model"))
+    yield from _check_key(source, (*loc, "api_key"))
+    yield from _check_base(source, (*loc, "api_base"))
+    yield from _check_price(source, (*loc, "price"), model.get("price"))
+
+
+def _check_no_reference(source: YamlSource, loc: Loc) -> Iterator[Problem]:
+    if re.search(r"\$\{|^\$\w+$", _text(source, loc) or ""):
+        message = (
+            f"{source.where(loc)} is not read from the environment;"
+            " only api_key and api_base are, so write the value itself"
+        )
+        yield Problem(source.offset(loc), message)
+
+
+def _check_edges(source: YamlSource, loc: Loc) -> Iterator[Problem]:
+    text = _text(source, loc) or ""
+    if text and (text != text.strip() or not text.isprintable()):
+        message = f"{source.where(loc)} has spaces or line breaks around its value; remove them"
+        yield Problem(source.offset(loc), message)
+
+
+def _check_key(source: YamlSource, loc: Loc) -> Iterator[Problem]:
+    key = _text(source, loc)
+    if key is None:
+        return
+    wrong = wrong_reference(key)
+    if wrong:
+        yield Problem(source.offset(loc), f"{source.where(loc)}: {wrong}")
+    elif not key.strip():
+        message = "is empty; write ${NAME}, or remove the line to use the provider's own variable"
+        yield Problem(source.offset(loc), f"{source.where(loc)} {message}")
+    elif re.search(r"[^\x21-\x7e]", key):
+        message = "has a space, a line break or a letter that no key has; remove it"
+        yield Problem(source.offset(loc), f"{source.where(loc)} {message}")
+
+
+def _check_base(source: YamlSource, loc: Loc) -> Iterator[Problem]:
+    base = _text(source, loc)
+    if base is None:
+        return
+    if wrong := wrong_reference(base):
+        yield Problem(source.offset(loc), f"{source.where(loc)}: {wrong}")
+    elif not is_address(base):
+        message = "must be an address such as http://127.0.0.1:8080/v1"
+        yield Problem(source.offset(loc), f"{source.where(loc)} {message}")
+
+
+def is_address(base: str) -> bool:
+    """Whether this is an http address, or may become one when its `${NAME}` is replaced."""
+    if ENV_REFERENCE.match(base):
+        return True
+    text = ENV_REFERENCE.sub("1", base)
+    try:
+        parts = urlsplit(text)
+        _ = parts.port  # raises where it is no port
+    except ValueError:
+        return False
+    printable = not re.search(r"[^\x21-\x7e]", text)
+    return parts.scheme in {"http", "https"} and bool(parts.hostname) and printable
+
+
+def wrong_reference(text: str) -> str:
+    """What is wrong with the way a text refers to the environment; nothing, if nothing is."""
+    rest = ENV_REFERENCE.sub("", text)
+    if re.fullmatch(r"\$[A-Za-z_]\w*", rest) or re.search(r"://\S*\$[A-Za-z_]\w*", rest):
+        return "A variable is written ${NAME}, with braces"
+    if "${" not in rest:
+        return ""
+    inside = rest.partition("${")[2]
+    if "}" not in inside:
+        return "The brace after '${' is not closed; write ${NAME}"
+    name = inside.partition("}")[0]
+    if not name:
+        return "'${}' names no variable; write ${NAME}"
+    if re.match(r"\w+:?[-=?+]", name) and ":" in name:
+        return "Defaults are not supported; write ${NAME} and set the variable"
+    return "A variable's name has letters, digits and '_' only; write ${NAME}"
+
+
+def _check_price(source: YamlSource, loc: Loc, price: Any) -> Iterator[Problem]:
+    prices = _mapping(price)
+    for name in ("input_usd", "output_usd", "cached_input_usd"):
+        if re.fullmatch(r"[0-9.]+", _text(source, (*loc, name)) or ""):
+            where = source.where((*loc, name))
+            message = f"{where} must be a number, found text; remove the quotes"
+            yield Problem(source.offset((*loc, name)), message)
+    if prices and all(prices.get(name) in (0, 0.0) for name in ("input_usd", "output_usd")):
+        message = f"{source.where(loc)} is zero; write price: free if calls cost nothing"
+        yield Problem(source.offset(loc), message)
