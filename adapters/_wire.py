@@ -430,15 +430,28 @@ class EventDecoder:
     """Turns bytes of a text/event-stream into the data of its events, whatever the split.
 
     Line ends may be LF, CRLF or CR; a BOM, comments, and the fields `event`, `id` and `retry`
-    are dropped. An event ends at an empty line. (HTML standard, section 9.2.6.)
+    are dropped, and so are empty `data` lines, which say nothing in JSON. An event ends at an
+    empty line. (HTML standard, section 9.2.6.)
     """
 
-    __slots__ = ("_data", "_events", "_limits", "_rest", "_size", "_skip_lf", "_started")
+    __slots__ = (
+        "_data",
+        "_data_size",
+        "_events",
+        "_limits",
+        "_rest",
+        "_rest_size",
+        "_size",
+        "_skip_lf",
+        "_started",
+    )
 
     def __init__(self, limits: Limits) -> None:
         self._limits = limits
         self._rest: list[bytes] = []  # an unfinished line
+        self._rest_size = 0
         self._data: list[bytes] = []  # data lines of an unfinished event
+        self._data_size = 0
         self._size = 0
         self._events = 0
         self._skip_lf = False
@@ -453,9 +466,10 @@ class EventDecoder:
         self._size += len(part)
         if self._size > self._limits.body_bytes:
             raise LimitExceeded(f"the stream is larger than {self._limits.body_bytes:,} bytes")
-        if self._skip_lf and part:
+        if not part:
+            return []
+        if self._skip_lf:
             part = part.removeprefix(b"\n")
-            self._skip_lf = False
         self._skip_lf = part.endswith(b"\r")
         events: list[bytes] = []
         if b"\r" in part:
@@ -465,10 +479,12 @@ class EventDecoder:
             if self._rest:
                 line = b"".join((*self._rest, line))
                 self._rest.clear()
+                self._rest_size = 0
             self._take(line, events)
         if rest:
             self._rest.append(rest)
-            self._bound(sum(map(len, self._rest)))
+            self._rest_size += len(rest)
+            self._bound(self._rest_size)
         return events
 
     def _take(self, line: bytes, events: list[bytes]) -> None:
@@ -479,6 +495,7 @@ class EventDecoder:
             if self._data:
                 events.append(b"\n".join(self._data))
                 self._data.clear()
+                self._data_size = 0
                 self._events += 1
                 if self._events > self._limits.events:
                     raise LimitExceeded(f"more than {self._limits.events:,} events in one stream")
@@ -486,7 +503,8 @@ class EventDecoder:
             data = line[5:].removeprefix(b" ")
             if data:
                 self._data.append(data)
-                self._bound(sum(map(len, self._data)))
+                self._data_size += len(data) + 1
+                self._bound(self._data_size - 1)
 
     def _bound(self, size: int) -> None:
         if size > self._limits.event_bytes:
