@@ -1,7 +1,5 @@
-"""Adapters for tests, and nothing of theirs left on the loop afterwards."""
+"""Adapters for tests, closed when the test is over."""
 
-import asyncio
-import gc
 from collections.abc import AsyncIterator, Callable
 
 import pytest
@@ -23,16 +21,3 @@ async def opened() -> AsyncIterator[Opened]:
     yield open_adapter
     for adapter in adapters:
         await adapter.aclose()
-    adapters.clear()
-    await sweep_the_loop()
-
-
-async def sweep_the_loop() -> None:
-    """End what litellm and the openai SDK leave behind: a worker, and streams nobody closed."""
-    gc.collect(1)
-    for _ in range(20):  # a generator inside a generator takes a turn each
-        await asyncio.sleep(0)
-    workers = [task for task in asyncio.all_tasks() if "LoggingWorker" in repr(task.get_coro())]
-    for worker in workers:
-        worker.cancel()
-    await asyncio.gather(*workers, return_exceptions=True)

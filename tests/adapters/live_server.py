@@ -106,7 +106,7 @@ def write_model(path: Path, *, seed: int = 7) -> None:
 
     chance = np.random.default_rng(seed)
 
-    def random(*shape: int) -> "np.ndarray[tuple[int, ...], np.dtype[np.float32]]":
+    def random(*shape: int) -> Any:
         return (chance.standard_normal(shape) / np.sqrt(shape[-1])).astype(np.float32)
 
     output = random(len(tokens), _WIDTH)
