@@ -3,8 +3,8 @@
     python tests/benchmarks/panel.py [--runs 15]
 
 Five members at 100, 200, 300, 400 and 500 ms, then a synthesis of 300 ms: no engine can answer in
-less than 800 ms. Prints the median and the best elapsed time over 800 ms. The simulator is a process
-of its own, as providers are.
+less than 800 ms. Prints the median and the best elapsed time over 800 ms. The simulator is a
+process of its own, as providers are.
 """
 
 import argparse
@@ -40,7 +40,7 @@ def simulator() -> Iterator[dict[str, str]]:
         assert process.stdout is not None
         lines = [process.stdout.readline().split() for _ in LLMProvider]
         try:
-            yield {provider: base for provider, base in lines}
+            yield dict(lines)
         finally:
             process.terminate()
 
