@@ -430,7 +430,7 @@ def read_ranking(text: str, labels: Sequence[str]) -> list[str] | None:
 
 _NAMED_PICK = re.compile(
     r"(?i)\b(?:pick|choice|choose|best|winner)\b(?:\s+is)?[\s:*_]*(?:draft|answer|response)?"
-    r"[\s*_]*\b([A-Z]{1,2})\b"
+    r"[\s:*_]*\b([A-Z]{1,2})\b"
 )
 _LONE_PICK = re.compile(r"(?im)^\W*(?:(?:draft|answer|response)\s+)?([A-Z]{1,2})\W*$")
 
