@@ -94,7 +94,8 @@ class Stage(_Strict):
             return None
         if self.makes is not None:
             return self.makes
-        return "notes" if self.combine or self.output or self.each == "items" else "drafts"
+        is_draft = self.combine is None and self.output is None and self.each != "items"
+        return "drafts" if is_draft else "notes"
 
 
 class Pattern(_Strict):
@@ -218,7 +219,7 @@ def _check_combine(stage: Stage, at: Loc) -> Iterator[Problem]:
         )
     if stage.output is not None and stage.combine not in {None, "fields"}:
         yield Problem((*at, "output"), f"'{stage.combine}' has an output of its own")
-    if stage.makes == "drafts" and (stage.combine or stage.output):
+    if stage.makes == "drafts" and (stage.combine or stage.output is not None):
         yield Problem((*at, "makes"), "what combines or has a schema is no draft")
 
 
