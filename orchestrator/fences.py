@@ -65,7 +65,8 @@ class Fences:
         text = _SURROGATE.sub("\ufffd", text).replace("\r\n", "\n").replace("\r", "\n")
         text = _INVISIBLE.sub("", _CONTROL.sub("", text))
         text = text.replace(OPEN, "[").replace(CLOSE, "]")
-        text = _ROLE_MARKS.sub(_blunt, text)
+        while (blunted := _ROLE_MARKS.sub(_blunt, text)) != text:  # marks may hide within marks
+            text = blunted
         return self._guess.sub("…", text)
 
 

@@ -31,7 +31,7 @@ class View:
     drafts: tuple[Draft, ...] = ()
     notes: tuple[str, ...] = ()
     ranking: str = ""
-    item: str = ""
+    item: str | None = None
 
 
 # The conversation.
@@ -158,19 +158,17 @@ def _quoted(pattern: Pattern, view: View, fences: Fences) -> dict[str, object]:
         cut = " (cut off by its length limit)" if shown.is_cut else ""
         return fences.quote(f"draft {shown.label}{cut}", shown.text, limit=pattern.draft_characters)
 
-    def note(number: int, text: str) -> str:
-        return fences.quote(f"note {number}", text, limit=pattern.draft_characters)
+    def note(name: str, text: str) -> str:
+        return fences.quote(name, text, limit=pattern.draft_characters)
 
     return {
         "question": fences.quote("question", view.question, limit=pattern.question_characters),
         "own": draft(view.own) if view.own else "",
         "others": "\n\n".join(draft(other) for other in view.others),
         "drafts": "\n\n".join(draft(shown) for shown in view.drafts),
-        "previous": "\n\n".join(note(n, text) for n, text in enumerate(view.notes, 1)),
+        "previous": "\n\n".join(note(f"note {n}", text) for n, text in enumerate(view.notes, 1)),
         "ranking": view.ranking,
-        "item": fences.quote("item", view.item, limit=pattern.draft_characters)
-        if view.item
-        else "",
+        "item": "" if view.item is None else note("item", view.item),
     }
 
 
@@ -238,7 +236,7 @@ def note_request(
 
 def response_format(stage: Stage) -> dict[str, Any] | None:
     """OpenAI's wrapping of the schema a stage's output must follow, if it must follow one."""
-    schema = stage.output or BALLOT_SCHEMAS.get(stage.combine or "")
+    schema = BALLOT_SCHEMAS.get(stage.combine or "") if stage.output is None else stage.output
     if schema is None:
         return None
     wrapped = {"name": stage.name, "schema": dict(schema), "strict": True}
