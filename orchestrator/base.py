@@ -24,6 +24,7 @@ from orchestrator.errors import (
     DeadlineExceeded,
     InvalidRun,
     NoDeploymentLeft,
+    OrchestratorError,
     QuorumNotMet,
     UnknownModel,
 )
@@ -34,7 +35,7 @@ from orchestrator.prompts import draft_request, plain_request, without_tools
 from orchestrator.receipts import AttemptLog, StageLog
 from orchestrator.resolve import resolve
 from orchestrator.responses import OrchestratorResponse
-from orchestrator.run import LEAST_CALL_S, Deployment, Run
+from orchestrator.run import Deployment, Run
 from orchestrator.synthesis import Draft, best
 from orchestrator.yaml_source import suggestion
 
@@ -188,7 +189,9 @@ class BaseOrchestrator:
         try:
             while (event := await run.channel.get()) is not None:
                 yield event
-            await task
+            if task.cancelled():
+                raise OrchestratorError("The orchestrator was closed while the run went on")
+            task.result()
         finally:
             await _end({task})
 
@@ -276,15 +279,13 @@ class BaseOrchestrator:
     # Asking.
 
     async def _attempt(
-        self, deployment: Deployment, request: CompletionRequest, ends_s: float
+        self, run: Run, deployment: Deployment, request: CompletionRequest
     ) -> AsyncGenerator[Chunk, None]:
         """One call to one deployment. Every call of every stage goes through here, and only here.
 
         Whatever guards a call stands in this body, one guard a line, top to bottom.
         """
-        limits = self._config.timeouts.limits()
-        left_s = max(ends_s - self._clock.monotonic(), LEAST_CALL_S)
-        limits = replace(limits, total_s=min(limits.total_s, left_s))
+        limits = run.call_limits()
         async with aclosing(deployment.adapter.stream(request, limits=limits)) as chunks:
             async for chunk in chunks:
                 yield chunk
@@ -340,7 +341,7 @@ class BaseOrchestrator:
         deployment = run.deployments[name]
         attempt = AttemptLog(stage, member, name, deployment.config, number)
         try:
-            async with aclosing(self._attempt(deployment, request, run.ends_s)) as chunks:
+            async with aclosing(self._attempt(run, deployment, request)) as chunks:
                 async for chunk in chunks:
                     attempt.add(chunk, tell=not deliver)
                     if deliver:

@@ -166,11 +166,7 @@ class EnhancedOrchestrator(BaseOrchestrator):
         if step.stage.by:
             await self._collect_by_one(run, board, step)
             return
-        items: Sequence[str] = ()
-        if step.stage.each == "items":
-            items = read_items(
-                board.fields, board.fields_text, step.stage.items or "", step.stage.max_items
-            )
+        items = _items(board, step.stage)
         callers = _callers(run, board, step, items)
         stage = _begin_stage(run, step, callers)
         calls: list[Call] = [
@@ -179,7 +175,7 @@ class EnhancedOrchestrator(BaseOrchestrator):
                 run,
                 stage,
                 caller if step.stage.product == "drafts" else replace(caller, label=""),
-                self._request(run, board, step, caller, item=items[place] if items else ""),
+                self._request(run, board, step, caller, item=items[place] if items else None),
                 format_is_ours=step.stage.product != "drafts",
             )
             for place, caller in enumerate(callers)
@@ -229,28 +225,29 @@ class EnhancedOrchestrator(BaseOrchestrator):
     def _settle(
         self, run: Run, board: Board, step: Step, stage: StageLog, decision: Decision
     ) -> None:
+        """Say what was decided, and keep it for the stages after or as the answer."""
+        combine, asked = step.stage.combine, bool(stage.attempts)
         stage.outcome = decision.outcome
-        status: StageStatus = "degraded" if stage.causes else "ok"
-        asked = bool(stage.attempts)
-        unread = decision.outcome.get("unparsable", 0)
-        if asked and unread and step.stage.combine == "fields":
+        unread = decision.outcome.get("unparsable", 0) if asked else 0
+        if unread and combine == "fields":
             stage.notes.append("what could not be read was handed on as text")
-        elif asked and unread and step.stage.combine in {"rank", "pick"}:
+        elif unread and combine != "vote":  # there it counts drafts without a final answer
             run.degrade(stage, f"{unread} could not be read")
-            status = "degraded"
-        if not decision.settled and (step.is_last or step.stage.combine != "fields"):
-            run.degrade(stage, decision.summary or "nothing could be decided")
-            status = "failed" if asked else "degraded"
-        if step.stage.combine == "fields":
+        if not decision.settled and (step.is_last or combine != "fields"):
+            run.degrade(stage, decision.summary)
+        if combine == "fields":
             board.fields, board.fields_text = decision.fields, decision.text or ""
             board.notes = [("", decision.text)] if decision.text else []
         elif decision.settled:
-            board.ranking, board.ranking_said = decision.ranking, decision.summary
-        if step.is_last and decision.text and decision.settled:
+            board.ranking = decision.ranking
+            board.ranking_said = decision.summary if len(board.drafts) > 1 else ""
+        if step.is_last and decision.settled and decision.text:
             finish = decision.winner.finish_reason if decision.winner else "stop"
             run.delivery.replace(decision.text, finish, "")
             board.is_answered = True
-        run.end_stage(stage, status, decision.summary)
+        failed = decision.text is None or (asked and not decision.settled and combine != "fields")
+        degraded: StageStatus = "degraded" if stage.causes else "ok"
+        run.end_stage(stage, "failed" if failed else degraded, decision.summary)
 
     async def _ballots(self, run: Run, board: Board, step: Step) -> tuple[StageLog, list[Ballot]]:
         if step.stage.by:
@@ -344,7 +341,7 @@ class EnhancedOrchestrator(BaseOrchestrator):
         )
 
     def _request(
-        self, run: Run, board: Board, step: Step, caller: Member, *, item: str = ""
+        self, run: Run, board: Board, step: Step, caller: Member, *, item: str | None = None
     ) -> CompletionRequest:
         stage = step.stage
         view = _view(run, board, step, caller, item)
@@ -399,10 +396,12 @@ def seats(pattern: Pattern, target: Target) -> tuple[Member, ...]:
 
 def new_board(pattern: Pattern, run: Run, fences: Fences) -> Board:
     """An empty board, everybody's letter on it. The letters depend on the seed alone."""
-    drafting = run.target.synthesizers if pattern.stages[0].by else seats(pattern, run.target)
-    names = [member.name for member in drafting]
-    labels = shuffled_labels(names, make_rng(run.seed, "labels"))
-    members = {member.name: replace(member, label=labels[member.name]) for member in drafting}
+    everybody = seats(pattern, run.target)
+    if pattern.stages[0].by:
+        everybody = (*run.target.synthesizers, *everybody)
+    members = {member.name: member for member in everybody}
+    labels = shuffled_labels(list(members), make_rng(run.seed, "labels"))
+    members = {name: replace(member, label=labels[name]) for name, member in members.items()}
     return Board(pattern=pattern, fences=fences, members=members)
 
 
@@ -424,11 +423,16 @@ def reason_to_skip(step: Step, board: Board, *, is_over: bool) -> str:
         return "there is only one draft"
     if stage.combine is None and "previous" in stage.sees and not board.notes:
         return "there is nothing to work in"
-    if stage.each == "items" and not read_items(
-        board.fields, board.fields_text, stage.items or "", stage.max_items
-    ):
+    if stage.each == "items" and not _items(board, stage):
         return "there is nothing to ask"
     return ""
+
+
+def _items(board: Board, stage: Stage) -> list[str]:
+    """What an `each: items` stage asks; nothing for any other."""
+    if stage.items is None:
+        return []
+    return read_items(board.fields, board.fields_text, stage.items, stage.max_items)
 
 
 def _nothing_to_mend(board: Board) -> bool:
@@ -458,11 +462,11 @@ def _callers(run: Run, board: Board, step: Step, items: Sequence[str]) -> tuple[
     if step.is_first:
         return tuple(board.members.values())
     if board.pattern.stages[0].by:
-        return tuple(board.members.get(member.name, member) for member in run.target.members)
+        return tuple(board.members[member.name] for member in run.target.members)
     return tuple(board.members[draft.member] for draft in board.drafts)
 
 
-def _view(run: Run, board: Board, step: Step, caller: Member, item: str) -> View:
+def _view(run: Run, board: Board, step: Step, caller: Member, item: str | None) -> View:
     """What a caller sees. The order is shuffled anew for each, by the run's seed."""
     stage = step.stage
     hidden = _own_labels(board, stage, caller) if stage.by else frozenset()

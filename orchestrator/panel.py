@@ -6,6 +6,7 @@ from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from adapters.errors import ProviderError
 from adapters.types import Completion
 from orchestrator.clock import Clock
 
@@ -54,8 +55,11 @@ class Answer:
 
 
 def describe(error: Exception) -> str:
-    """An error as one line: its class, and what it says."""
-    said = str(error)
+    """An error as one line: its class, and what it says.
+
+    Only a provider's error is repeated: its adapter has taken every secret out of it.
+    """
+    said = str(error) if isinstance(error, ProviderError) else ""
     return f"{type(error).__name__}: {said}" if said else type(error).__name__
 
 

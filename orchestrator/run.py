@@ -1,10 +1,12 @@
 """One run while it lasts: what was asked, who may be called, what has come of it so far."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 from adapters.base import BaseAdapter
 from adapters.config import ModelConfig
 from adapters.factory import create_adapter
+from adapters.types import Limits
 from orchestrator.channel import Channel, Delivery
 from orchestrator.clock import Clock, new_run_id, new_seed
 from orchestrator.config import OrchestratorConfig, RequestConfig, config_hash
@@ -82,6 +84,11 @@ class Run:
     @property
     def is_over(self) -> bool:
         return self.left_s < LEAST_CALL_S
+
+    def call_limits(self) -> Limits:
+        """The limits of a call that begins now: never past the end of the run."""
+        limits = self.config.timeouts.limits()
+        return replace(limits, total_s=min(limits.total_s, max(self.left_s, LEAST_CALL_S)))
 
     def begin_stage(
         self,
