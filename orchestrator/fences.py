@@ -27,6 +27,7 @@ _ROLE_MARKS = re.compile(
 )
 # Direction marks and invisible characters. The two joiners stay: Persian and emoji need them.
 _JOINERS = "\u200c\u200d"
+_NO_JOINERS = dict.fromkeys(map(ord, _JOINERS))
 _INVISIBLE = re.compile(
     "[\u00ad\u061c\u180e\u200b\u200e\u200f\u202a-\u202e\u2060-\u206f\ufeff\ufff9-\ufffb"
     "\U000e0000-\U000e007f]"
@@ -47,9 +48,6 @@ class Fences:
 
     def __init__(self, nonce: str) -> None:
         self.nonce = nonce
-        # Joiners survive the cleaning, so they may hide between two characters of a guess.
-        between = f"[{_JOINERS}]*"
-        self._guess = re.compile(between.join(re.escape(c) for c in nonce), re.IGNORECASE)
 
     def quote(self, what: str, text: str, *, limit: int | None = None) -> str:
         """The text inside a fence. `what` is ours and names it: "draft A", "question"."""
@@ -67,7 +65,14 @@ class Fences:
         text = text.replace(OPEN, "[").replace(CLOSE, "]")
         while (blunted := _ROLE_MARKS.sub(_blunt, text)) != text:  # marks may hide within marks
             text = blunted
-        return self._guess.sub("…", text)
+        return self._without_nonce(text)
+
+    def _without_nonce(self, text: str) -> str:
+        """The text without a lucky guess. Joiners survive the cleaning, so one may hold them."""
+        if self.nonce.lower() not in text.translate(_NO_JOINERS).lower():
+            return text
+        between = f"[{_JOINERS}]*"  # compiled only now: it takes longer than a stage's own work
+        return re.sub(between.join(map(re.escape, self.nonce)), "…", text, flags=re.IGNORECASE)
 
 
 def _blunt(mark: re.Match[str]) -> str:
