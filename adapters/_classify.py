@@ -2,7 +2,7 @@
 
 import math
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from typing import Any
@@ -23,50 +23,71 @@ from adapters.errors import (
 )
 
 # The first row whose pattern is found in the error's words wins, within the statuses it names.
-# Words are matched in "<code words> | <message>", in lower case. An empty range means any status.
-_CLIENT = range(400, 500)
-_ANY = range(100, 600)
-_BY_WORDS: tuple[tuple[range, re.Pattern[str], type[ProviderError]], ...] = tuple(
+# Words are matched in "<code words> | <message>", in lower case. Providers repeat what the caller
+# wrote in their messages, so a row holds only for statuses that its kind of error comes with.
+_REQUEST = frozenset((400, 413, 422))
+_SERVER = frozenset(range(500, 600))
+_BY_WORDS: tuple[tuple[frozenset[int], re.Pattern[str], type[ProviderError]], ...] = tuple(
     (statuses, re.compile(pattern), error)
     for statuses, pattern, error in (
         (
-            _CLIENT,
+            frozenset((400, 402, 403, 429)),
             (
-                r"insufficient_quota|spend_limit|billing_(hard_limit|not_active)|credit balance"
-                r"|perday|/ ?(day|month)|per (day|month)|payment.required"
-                r"|insufficient (balance|credits|funds)"
+                r"insufficient[ _](quota|balance|credits|funds)|exceeded_current_quota"
+                r"|spend_limit|spending limit|billing_(hard_limit|not_active)|credit balance"
+                r"|payment.required|used all available credits|reached your .{0,40}usage limits"
             ),
             QuotaExhausted,
         ),
         (
-            _CLIENT,
+            frozenset((429,)),
+            r"perday|permonth|/ ?(day|month)|per (day|month)|daily|monthly",
+            QuotaExhausted,
+        ),
+        (frozenset((413, 429)), r"request too large for", ContextWindowExceeded),
+        (
+            _REQUEST,
             (
-                r"context_length_exceeded|maximum context length|prompt is too long|context window"
-                r"|context size|input token count.*exceeds|too many tokens: (total|size)"
+                r"context_length_exceeded|exceed_context_size|maximum (context|prompt) length"
+                r"|prompt is too long|context (window|size|limit)|input token count.*exceeds"
+                r"|longer than the maximum model length|too many tokens: (total|size)"
                 r"|exceeds? the (maximum|available) (number of tokens|context)"
-                r"|prompt contains \d+ tokens|range of input length|exceed_context_size"
+                r"|prompt contains \d+ tokens|range of input length"
+                r"|max_new_tokens` must be <=|must have less than \d+ tokens"
             ),
             ContextWindowExceeded,
         ),
         (
-            _CLIENT,
+            frozenset((400, 403, 422, 451)),
             (
                 r"content_filter|content_policy|responsibleaipolicy|prohibited_content"
-                r"|blocked by (our |the )?(content|safety)|moderation"
+                r"|blocked by (our |the )?(content|safety)|moderation|input was flagged"
+                r"|prompt was flagged|content exists risk|data_inspection_failed"
             ),
             ContentFiltered,
         ),
         (
-            _CLIENT,
+            frozenset((400, 401, 403, 404)),
             (
                 r"invalid_api_key|api_key_invalid|authentication_error|api key not valid"
                 r"|invalid api key|incorrect api key|invalid x-api-key"
             ),
             AuthenticationFailed,
         ),
-        (_ANY, r"overloaded", ProviderUnavailable),
-        (_CLIENT, r"rate_limit|ratelimit|resource_exhausted|too many requests", RateLimited),
-        (range(400, 405), r"model_not_found|model_not_exist|invalid[ _]model", ModelNotFound),
+        (_SERVER | {429}, r"overloaded", ProviderUnavailable),
+        (
+            frozenset((403, 429)),
+            r"rate_limit|ratelimit|resource_exhausted|too many requests",
+            RateLimited,
+        ),
+        (
+            frozenset(range(400, 405)),
+            (
+                r"model_not_found|model[_ ]not[_ ]exist|model_decommissioned|model_not_available"
+                r"|invalid[ _]model|not a valid model|model not found"
+            ),
+            ModelNotFound,
+        ),
     )
 )
 _BY_STATUS: dict[int, type[ProviderError]] = {
@@ -95,7 +116,8 @@ _STATUS_OF_WORDS: tuple[tuple[re.Pattern[str], int], ...] = tuple(
         (r"not_found", 404),
         (r"unavailable", 503),
         (r"deadline_exceeded|timeout", 504),
-        (r"invalid_request|invalid_argument|bad_request|context_length|tool_use_failed", 400),
+        (r"invalid_request|invalid_argument|bad_?request|tool_use_failed", 400),
+        (r"context_length|context_size|maximum context|context size", 400),
     )
 )
 
@@ -105,19 +127,10 @@ def error_class(status: int, error: WireError) -> type[ProviderError]:
     words = f"{error.code} | {error.message}".lower()
     for statuses, pattern, found in _BY_WORDS:
         if status in statuses and pattern.search(words):
-            return _not_of_this_status(found, status)
+            return found
     if status in _BY_STATUS:
         return _BY_STATUS[status]
-    if status >= 500:
-        return ProviderUnavailable
-    return InvalidRequest if status >= 400 else ProviderUnavailable
-
-
-def _not_of_this_status(found: type[ProviderError], status: int) -> type[ProviderError]:
-    """A 404 for a key's sake stays what the words say; words about limits need a limit's status."""
-    if found is QuotaExhausted and status not in (400, 402, 403, 429):
-        return _BY_STATUS.get(status, InvalidRequest)
-    return found
+    return InvalidRequest if 400 <= status < 500 else ProviderUnavailable
 
 
 def status_of(error: WireError) -> int:
@@ -134,17 +147,19 @@ def retry_after_s(headers: Mapping[str, str], error: WireError) -> float | None:
     Read from `retry-after` (seconds or HTTP date), `retry-after-ms`, Google's RetryInfo, the
     reset headers of an exhausted limit, and at last from the message ("try again in 3.89s").
     """
+    date = headers.get("date")
     readings = (
-        _seconds(headers.get("retry-after"), headers.get("date")),
+        _wait_s(headers.get("retry-after"), date),
         _milliseconds(headers.get("retry-after-ms")),
         _retry_info(error.details),
-        _exhausted_reset(headers),
+        _exhausted_reset(headers, date),
         _from_message(error.message),
     )
     return next((reading for reading in readings if reading is not None), None)
 
 
-def _seconds(value: str | None, date: str | None) -> float | None:
+def _wait_s(value: str | None, date: str | None) -> float | None:
+    """Seconds in a duration, or until a moment."""
     if not value:
         return None
     duration = parse_duration_s(value)
@@ -152,20 +167,26 @@ def _seconds(value: str | None, date: str | None) -> float | None:
 
 
 def _until(value: str, date: str | None) -> float | None:
-    """Seconds from the answer's own date to an HTTP date; our clock may be wrong, theirs agrees."""
-    try:
-        then = parsedate_to_datetime(value)
-        now = parsedate_to_datetime(date) if date else datetime.now(UTC)
-        return max(0.0, (then - now).total_seconds())
-    except (TypeError, ValueError):
-        return None
+    """Seconds from the answer's own date to a moment; our clock may be wrong, theirs agrees."""
+    then = _moment(value)
+    now = _moment(date or "") or datetime.now(UTC)
+    return None if then is None else max(0.0, (then - now).total_seconds())
+
+
+def _moment(value: str) -> datetime | None:
+    """A moment as HTTP writes it (RFC 9110, section 5.6.7), or as RFC 3339 does."""
+    for parse in (parsedate_to_datetime, datetime.fromisoformat):
+        try:
+            found = parse(value)
+            return found if found.tzinfo is not None else found.replace(tzinfo=UTC)
+        except (ValueError, TypeError, IndexError, OverflowError):
+            continue
+    return None
 
 
 def _milliseconds(value: str | None) -> float | None:
-    try:
-        return max(0.0, float(value) / 1000) if value else None
-    except ValueError:
-        return None
+    number = parse_duration_s(value or "")
+    return None if number is None else number / 1000
 
 
 _DURATION = re.compile(r"(?:(\d+)h)?(?:(\d+)m(?!s))?(?:(\d+(?:\.\d+)?)s)?(?:(\d+(?:\.\d+)?)ms)?")
@@ -175,14 +196,14 @@ def parse_duration_s(text: str) -> float | None:
     """Seconds in `12`, `0.5`, `48s`, `6m0s`, `1h2m3.5s` or `120ms`; a negative one is 0."""
     text = text.strip().lower()
     try:
-        number = float(text)
+        seconds = float(text)
     except ValueError:
         match = _DURATION.fullmatch(text)
         if not text or match is None:
             return None
-        hours, minutes, seconds, ms = (float(part or 0) for part in match.groups())
-        return hours * 3600 + minutes * 60 + seconds + ms / 1000
-    return max(0.0, number) if math.isfinite(number) else None
+        hours, minutes, whole, ms = (float(part or 0) for part in match.groups())
+        seconds = hours * 3600 + minutes * 60 + whole + ms / 1000
+    return max(0.0, seconds) if math.isfinite(seconds) else None
 
 
 def _retry_info(details: Any) -> float | None:
@@ -192,21 +213,30 @@ def _retry_info(details: Any) -> float | None:
     return None
 
 
-_LIMIT_HEADERS = ("x-ratelimit-remaining-requests", "x-ratelimit-remaining-tokens")
+_LIMIT_HEADERS = tuple(
+    (f"x-ratelimit-remaining-{what}", f"x-ratelimit-reset-{what}")
+    for what in ("requests", "tokens")
+) + tuple(
+    (f"anthropic-ratelimit-{what}-remaining", f"anthropic-ratelimit-{what}-reset")
+    for what in ("requests", "tokens", "input-tokens", "output-tokens")
+)
 
 
-def _exhausted_reset(headers: Mapping[str, str]) -> float | None:
-    waits: Iterator[float | None] = (
-        parse_duration_s(headers.get(name.replace("remaining", "reset"), ""))
-        for name in _LIMIT_HEADERS
-        if headers.get(name) == "0"
+def _exhausted_reset(headers: Mapping[str, str], date: str | None) -> float | None:
+    waits = (
+        _wait_s(headers.get(reset), date)
+        for remaining, reset in _LIMIT_HEADERS
+        if headers.get(remaining) == "0"
     )
     return max((wait for wait in waits if wait is not None), default=None)
 
 
-_TRY_AGAIN = re.compile(r"(?:try again|retry) in ((?:\d+h)?(?:\d+m)?\d+(?:\.\d+)?m?s)")
+_TRY_AGAIN = re.compile(
+    r"(?:try again|retry) (?:in|after) "
+    r"((?:\d+h)?(?:\d+m(?!s))?(?:\d+(?:\.\d+)?m?s)?)(?:(\d+(?:\.\d+)?) ?seconds?)?"
+)
 
 
 def _from_message(message: str) -> float | None:
     match = _TRY_AGAIN.search(message.lower())
-    return parse_duration_s(match[1]) if match else None
+    return parse_duration_s(match[1] or match[2] or "") if match else None

@@ -43,7 +43,7 @@ class WireFormat:
 def read_error(body: Json) -> WireError | None:
     """The error in a body or event, in any of the shapes providers and gateways use."""
     error = body.get("error")
-    if isinstance(error, Mapping):
+    if isinstance(error, Mapping) and error:
         return _from_object(error)
     if isinstance(error, str) and error:
         return WireError(error, _words(body.get("code"), body.get("type")), _status(body))
@@ -53,15 +53,29 @@ def read_error(body: Json) -> WireError | None:
 
 
 def _from_object(error: Mapping[str, Any]) -> WireError:
-    message = error.get("message")
     words = _words(error.get("type"), error.get("code"), error.get("status"), error.get("reason"))
     details = error.get("details")
     return WireError(
-        message if isinstance(message, str) and message else "the provider gave no reason",
+        said(error.get("message")) or "the provider gave no reason",
         " ".join(part for part in (words, _words(*_reasons(details))) if part),
         _status(error),
         details,
     )
+
+
+def said(message: Any, depth: int = 3) -> str:
+    """The words of a message that may be an object or, as FastAPI has it, a list of faults."""
+    if isinstance(message, str) or depth == 0:
+        return message if isinstance(message, str) else ""
+    if isinstance(message, Mapping):
+        inner = message.get("msg") or message.get("detail") or message.get("message")
+        words = said(inner, depth - 1)
+        place = message.get("loc")
+        at = ".".join(str(part) for part in place) if isinstance(place, list) else ""
+        return f"{at}: {words}" if at and words else words
+    if isinstance(message, list):
+        return "; ".join(words for part in message if (words := said(part, depth - 1)))
+    return ""
 
 
 def _reasons(details: Any) -> Iterator[Any]:
@@ -172,8 +186,9 @@ def _cohere_finish(body: Json) -> str | None:
 def _cohere_error(body: Json) -> WireError | None:
     if (found := read_error(body)) is not None:
         return found
-    if isinstance(body.get("message"), str):  # an answer holds an object there
-        return WireError(body["message"])
+    message = body.get("message")
+    if isinstance(message, str) and message:  # an answer holds an object there
+        return WireError(message)
     if _cohere_finish(body) in ("ERROR", "ERROR_LIMIT", "TIMEOUT"):
         place = body.get("delta") or body
         reason = place.get("error")

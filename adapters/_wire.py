@@ -15,7 +15,7 @@ import orjson
 
 from adapters._call import CURRENT, Call
 from adapters._classify import error_class, retry_after_s, status_of
-from adapters._formats import Json, WireError, is_plausible, read_error
+from adapters._formats import Json, WireError, is_plausible, read_error, said
 from adapters.errors import (
     ConnectionFailed,
     EmptyAnswer,
@@ -158,10 +158,9 @@ def _error_in(call: Call, raw: bytes) -> WireError | None:
     found = call.format.error(body) or read_error(body)
     if found is not None:
         return found
-    for key in ("message", "detail", "msg"):
-        if isinstance(body.get(key), str):
-            return WireError(body[key], str(body.get("type") or body.get("code") or "").lower())
-    return None
+    message = said(body)
+    kind = str(body.get("type") or body.get("code") or "")
+    return WireError(message, kind.lower()) if message else None
 
 
 def _typed(call: Call, status: int, error: WireError, headers: Mapping[str, str]) -> ProviderError:
