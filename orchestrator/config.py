@@ -206,7 +206,7 @@ def parse_config(
     yaml = read_yaml(text, source)
     if not isinstance(yaml.root, MappingNode):
         message = "The file must be a mapping that has the key 'models'"
-        raise ConfigError([*yaml.lines(yaml.problems), f"{source}:1:1: {message}"])
+        raise ConfigError(yaml.lines((*yaml.problems, Problem(0, message))))
     config, faults = validate(yaml, OrchestratorConfig, VOCABULARY)
     folder, strays = _patterns_folder(yaml, Path(source).parent)
     known = _pattern_names(folder) if patterns is None else patterns

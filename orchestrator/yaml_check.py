@@ -136,13 +136,13 @@ def _told(faults: Iterable[_Fault]) -> set[tuple[str, Loc]]:
 
 def _is_consequence(fault: _Fault, told: Collection[tuple[str, Loc]]) -> bool:
     """Whether a fault only follows from something that is reported anyway."""
+    if isinstance(fault.node, UnreadNode):
+        return True
     if fault.of_branch:  # another form of the union fits better and says what is wrong inside
         return ("inside", fault.path) in told
     if fault.kind == "missing" and ("meant", fault.path) in told:
         return True
     match fault.node, fault.kind:
-        case UnreadNode(), _:
-            return True
         case MappingNode(whole=False), "missing" | "value_error" | "too_short":
             return True
         case MappingNode(entries=entries), "value_error":

@@ -222,18 +222,42 @@ def test_a_file_that_cannot_be_read_is_one_clear_problem(tmp_path: Path) -> None
         assert caught.value.problems == (f"{path}:1:1: {message}",)
 
 
+@pytest.mark.parametrize(
+    ("error", "message"),
+    [
+        (PermissionError(13, "denied"), "This file may not be read; change its permissions"),
+        (OSError(5, "Input/output error"), "This file cannot be read: Input/output error"),
+    ],
+)
+def test_a_file_that_the_system_withholds_is_one_clear_problem(
+    error: OSError, message: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Permissions and broken disks are said in a line, too."""
+
+    def refuse(*_: object) -> None:
+        raise error
+
+    monkeypatch.setattr(Path, "open", refuse)
+    with pytest.raises(ConfigError) as caught:
+        read_file(Path("c.yaml"))
+
+    assert caught.value.problems == (f"c.yaml:1:1: {message}",)
+
+
 def test_alias_bombs_are_refused_before_they_grow() -> None:
     """Nine levels of nine aliases would be 9**9 values; it takes milliseconds to refuse them."""
     read_yaml("a: 1")  # ruamel.yaml is loaded
     lines = ["a0: &a0 [x, x, x, x, x, x, x, x, x]"]
     lines += [f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 9)}]" for n in range(1, 10)]
 
-    started = time.perf_counter()
-    problems = problems_of("\n".join(lines))
-    elapsed_s = time.perf_counter() - started
+    elapsed_s = []
+    for _ in range(3):
+        started = time.process_time()
+        problems = problems_of("\n".join(lines))
+        elapsed_s.append(time.process_time() - started)
 
-    assert len(problems) == 91
-    assert elapsed_s < 0.05
+        assert len(problems) == 91
+    assert min(elapsed_s) < 0.05  # measured: 0.01 s
 
 
 @pytest.mark.parametrize(
@@ -243,10 +267,10 @@ def test_alias_bombs_are_refused_before_they_grow() -> None:
 )
 def test_deep_nesting_costs_next_to_nothing(text: str) -> None:
     """A megabyte of brackets is refused at the 33rd."""
-    started = time.perf_counter()
+    started = time.process_time()
 
     assert "Nested deeper" in problems_of(text)[0]
-    assert time.perf_counter() - started < 1
+    assert time.process_time() - started < 10  # measured: 0.1 s; without the limit, hours
 
 
 def test_the_number_of_values_is_limited() -> None:
