@@ -358,13 +358,16 @@ def _usage(tokens: Tokens, output: int | str) -> dict[str, Any]:
 def _whole_usage(tokens: Tokens, output: int | str) -> dict[str, Any]:
     usage = _usage(tokens, output)
     creation = {"ephemeral_5m_input_tokens": 0, "ephemeral_1h_input_tokens": 0}
-    return {
+    whole = {
         **{name: usage[name] for name in list(usage)[:3]},
         "cache_creation": creation,
         "output_tokens": output,
         "service_tier": "standard",
         "inference_geo": "not_available",
     }
+    if tokens.reasoning:
+        whole["output_tokens_details"] = {"thinking_tokens": tokens.reasoning}
+    return whole
 
 
 def _signature(answer: Answer) -> str:

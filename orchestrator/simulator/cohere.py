@@ -125,6 +125,8 @@ class CohereFormat(WireFormat):
         if answer.calls:
             message["tool_plan"] = answer.text
             message["tool_calls"] = _calls(answer)
+            if answer.reasoning:
+                message["content"] = _thinking(answer)
         else:
             message["content"] = _content(answer)
         body: dict[str, Any] = {
@@ -209,8 +211,11 @@ class CohereFormat(WireFormat):
 def _content(answer: Answer) -> list[dict[str, Any]]:
     if answer.no_content:
         return []
-    thinking = [{"type": "thinking", "thinking": answer.reasoning}] if answer.reasoning else []
-    return [*thinking, {"type": "text", "text": answer.text}]
+    return [*_thinking(answer), {"type": "text", "text": answer.text}]
+
+
+def _thinking(answer: Answer) -> list[dict[str, Any]]:
+    return [{"type": "thinking", "thinking": answer.reasoning}] if answer.reasoning else []
 
 
 def _calls(answer: Answer) -> list[dict[str, Any]]:

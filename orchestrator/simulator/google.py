@@ -352,7 +352,11 @@ def _details(wrong: Wrong, fill: Mapping[str, object]) -> list[dict[str, Any]]:
     if wrong.kind == "auth":
         reason = {"reason": "API_KEY_INVALID", "domain": "googleapis.com"}
         service = {"service": "generativelanguage.googleapis.com"}
-        return [{"@type": f"{RPC}ErrorInfo", **reason, "metadata": service}]
+        told = {"locale": "en-US", "message": "API key not valid. Please pass a valid API key."}
+        return [
+            {"@type": f"{RPC}ErrorInfo", **reason, "metadata": service},
+            {"@type": f"{RPC}LocalizedMessage", **told},
+        ]
     if wrong.kind not in ("rate", "quota"):
         return []
     period = "Minute" if wrong.kind == "rate" else "Day"

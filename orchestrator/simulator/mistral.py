@@ -94,8 +94,11 @@ class MistralFormat(WireFormat):
             return [Event("open", event(_frame(answer) | {"choices": []})), DONE]
         opening = _chunk(answer, {"role": "assistant", "content": ""})
         events = [Event("open", event(opening))]
-        for thought in answer.thoughts:
-            part = {"type": "thinking", "thinking": [{"type": "text", "text": thought}]}
+        for index, thought in enumerate(answer.thoughts):
+            part: dict[str, Any] = {"type": "thinking"}
+            part["thinking"] = [{"type": "text", "text": thought}]
+            if index:
+                part["closed"] = True
             events.append(Event("content", event(_chunk(answer, {"content": [part]}))))
         events += [
             Event("content", self.content_event(ask, answer, piece)) for piece in answer.pieces

@@ -162,6 +162,7 @@ class OpenAIFormat(WireFormat):
     provider = LLMProvider.OPENAI
     shows_thoughts: ClassVar[bool] = False
     strict_fields: ClassVar[bool] = True
+    obfuscates: ClassVar[bool] = True
 
     def read(self, body: Mapping[str, Any], path: Mapping[str, str]) -> Ask:
         if self.strict_fields:
@@ -281,11 +282,18 @@ class OpenAIFormat(WireFormat):
         )
         if ask.include_usage and answer.tokens is not None:
             chunk["usage"] = None
-        return event(chunk)
+        return event(self._padded(chunk, len(str(delta))))
 
     def _usage_chunk(self, ask: Ask, answer: Answer) -> bytes:
         assert answer.tokens is not None
-        return event(self._frame(answer) | {"choices": [], "usage": usage(answer.tokens)})
+        chunk = self._frame(answer) | {"choices": [], "usage": usage(answer.tokens)}
+        return event(self._padded(chunk, 7))
+
+    def _padded(self, chunk: dict[str, Any], size: int) -> dict[str, Any]:
+        """The chunk with letters that hide how long its text is."""
+        if self.obfuscates:
+            chunk["obfuscation"] = "x7Qm2ZkV9bNw4TfR"[: 1 + size * 5 % 16]
+        return chunk
 
     def _frame(self, answer: Answer) -> dict[str, Any]:
         return {
@@ -304,6 +312,7 @@ class CustomFormat(OpenAIFormat):
     provider = LLMProvider.CUSTOM
     shows_thoughts = True
     strict_fields = False
+    obfuscates = False
 
     def headers(self, ask: Ask, answer: Answer | None, allowance: Allowance) -> Headers:
         return self.limit_headers(allowance) if allowance.retry_after_s is not None else ()

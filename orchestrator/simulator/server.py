@@ -46,15 +46,11 @@ BUFFER_BYTES = 256 * 1024
 class Simulator:
     """A provider on the loopback, for as long as the block lasts.
 
-    ```python
-    async with Simulator(SimulatorConfig(seed=7)) as simulator:
-        config = ModelConfig(
-            provider="openai",
-            model="gpt-5-mini--200ms",
-            api_key="any",
-            api_base=simulator.base_url(LLMProvider.OPENAI),
-        )
-    ```
+    >>> async def address() -> str:
+    ...     async with Simulator(SimulatorConfig(seed=7)) as simulator:
+    ...         return simulator.base_url(LLMProvider.OPENAI, "200ms")
+    >>> asyncio.run(address()).endswith("/~200ms/openai/v1")
+    True
 
     Attributes:
         requests: The log: a record of every finished request, the newest ones.
@@ -73,6 +69,7 @@ class Simulator:
         self._connections: set[_Connection] = set()
         self._idle = asyncio.Event()
         self._idle.set()
+        self._occupied = asyncio.Event()
 
     async def __aenter__(self) -> Self:
         await self.start()
@@ -134,6 +131,10 @@ class Simulator:
         """The time on the clock of the request log."""
         return time.monotonic() - self._started_s
 
+    async def occupied(self) -> None:
+        """Wait until a request is being answered."""
+        await self._occupied.wait()
+
     async def settled(self) -> None:
         """Wait until no request is being answered and all are in the log."""
         await self._idle.wait()
@@ -156,6 +157,7 @@ class Simulator:
         """A request has arrived; its number."""
         self.in_flight += 1
         self._idle.clear()
+        self._occupied.set()
         self._arrived += 1
         return self._arrived - 1
 
@@ -165,6 +167,7 @@ class Simulator:
         self.requests.add(record)
         if self.in_flight == 0:
             self._idle.set()
+            self._occupied.clear()
 
     def opened(self, connection: "_Connection") -> None:
         self._connections.add(connection)
