@@ -114,7 +114,7 @@ async def _run(
     setting: Setting, fitted: Fitted, *, streams: bool, quiet: bool
 ) -> OrchestratorResponse:
     stream = AnswerStream() if streams else None
-    async with open_engine(setting) as engine:
+    async with open_engine(setting, quiet=quiet) as engine:
         return await follow(
             engine, fitted.request, watcher(quiet=quiet), stream=stream, notes=fitted.notes
         )

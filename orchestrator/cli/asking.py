@@ -1,8 +1,11 @@
 """One run as the command line sees it: events to the watcher, the answer to stdout, a receipt."""
 
+import asyncio
 import dataclasses
-from collections.abc import AsyncGenerator
-from contextlib import aclosing
+import sys
+import warnings
+from collections.abc import AsyncGenerator, Iterator
+from contextlib import aclosing, contextmanager
 from pathlib import Path
 from typing import Protocol
 
@@ -41,7 +44,7 @@ async def follow(
         notes: What the receipt is to say about the run besides what the engine knows.
     """
     response: OrchestratorResponse | None = None
-    with watcher:
+    with watcher, _quiet_when_cancelled():
         async with aclosing(engine.stream_request(request)) as events:
             async for event in events:
                 watcher.show(event)
@@ -53,6 +56,16 @@ async def follow(
     if stream is not None and stream.wrote:
         stream.finish()
     return annotate(response, notes) if notes else response
+
+
+@contextmanager
+def _quiet_when_cancelled() -> Iterator[None]:
+    """Ctrl-C can leave coroutines that litellm made and never began: no news to who pressed it."""
+    try:
+        yield
+    except asyncio.CancelledError:
+        warnings.filterwarnings("ignore", "coroutine .* was never awaited", RuntimeWarning)
+        raise
 
 
 def _pass_on(event: Event, watcher: Watcher, stream: AnswerStream) -> None:
@@ -94,6 +107,8 @@ def warn_of_shortfalls(response: OrchestratorResponse) -> None:
 
 
 def print_status(response: OrchestratorResponse, *, saved: bool) -> None:
-    """The last line of a run, on stderr."""
+    """The last line of a run, on stderr; on a terminal it stands apart from the answer."""
+    if sys.stdout.isatty() and sys.stderr.isatty():
+        click.echo(err=True)
     then = f"orchestrator show {response.receipt.run_id}"
     click.echo(f"{closing_line(response)} · {then if saved else 'receipt not saved'}", err=True)

@@ -75,7 +75,7 @@ def command(
     if sys.stdin.isatty():
         click.echo("/help lists the commands, Ctrl-D leaves.", err=True)
     words = [*SLASHED, *names.models, *names.patterns]
-    with open_lines(words) as read_line, _running_engine(setting) as (runner, engine):
+    with open_lines(words) as read_line, _running_engine(setting, quiet=quiet) as (runner, engine):
         chat = Chat(runner, engine, setting, names, quiet=quiet)
         failed = chat.talk(conversation, read_line)
     if failed and not sys.stdin.isatty():
@@ -83,10 +83,10 @@ def command(
 
 
 @contextlib.contextmanager
-def _running_engine(setting: Setting) -> Iterator[tuple[asyncio.Runner, Engine]]:
+def _running_engine(setting: Setting, *, quiet: bool) -> Iterator[tuple[asyncio.Runner, Engine]]:
     """An engine on a loop that lives as long as the conversation and runs during turns only."""
     with asyncio.Runner() as runner:
-        opening = open_engine(setting)
+        opening = open_engine(setting, quiet=quiet)
         engine = runner.run(opening.__aenter__())
         try:
             yield runner, engine
@@ -113,19 +113,22 @@ class Chat:
         self._quiet = quiet
 
     def talk(self, conversation: Conversation, read_line: ReadLine) -> int:
-        """Talk until the end; returns how many lines failed."""
+        """Talk until the user leaves; returns how many lines failed."""
         failed = 0
-        while (line := _next_line(read_line)) is not None:
-            if line.startswith("/"):
-                step = obey(line, conversation, self._names)
-                conversation = step.conversation
-                failed += not _carry_out(step)
-                if step.leave:
-                    break
-            elif line:
-                answered = self._turn(conversation, line)
-                failed += answered is None
-                conversation = answered or conversation
+        with contextlib.suppress(KeyboardInterrupt):  # during a turn it means something else
+            while (line := _next_line(read_line)) is not None:
+                if line.startswith("/"):
+                    step = obey(line, conversation, self._names)
+                    conversation = step.conversation
+                    failed += not _carry_out(step)
+                    if step.leave:
+                        break
+                elif line:
+                    answered = self._turn(conversation, line)
+                    failed += answered is None
+                    conversation = answered or conversation
+        if sys.stdin.isatty():
+            click.echo(err=True)
         return failed
 
     def _turn(self, conversation: Conversation, prompt: str) -> Conversation | None:
@@ -163,9 +166,7 @@ def _next_line(read_line: ReadLine) -> str | None:
     """What the user says next; None when the user leaves."""
     try:
         return read_line().strip()
-    except (EOFError, KeyboardInterrupt):
-        if sys.stdin.isatty():
-            click.echo(err=True)
+    except EOFError:
         return None
 
 

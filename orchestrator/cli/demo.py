@@ -46,8 +46,6 @@ def command(prompt: str, pattern: str | None, as_json: bool, quiet: bool) -> Non
     path = packaged()
     setting = Setting(config=load_config(path), path=path, simulated=True)
     request = RequestConfig(prompt=prompt, model=PANEL, pattern=pattern, seed=SEED)
-    if not quiet:
-        click.echo("Loading the engine (litellm takes a few seconds) ...", err=True)
     response = asyncio.run(_run(setting, request, quiet=quiet))
     saved = keep(response)
     if as_json:
@@ -58,7 +56,7 @@ def command(prompt: str, pattern: str | None, as_json: bool, quiet: bool) -> Non
 
 
 async def _run(setting: Setting, request: RequestConfig, *, quiet: bool) -> OrchestratorResponse:
-    async with open_engine(setting) as engine:
+    async with open_engine(setting, quiet=quiet) as engine:
         fitted = setting.fit(request)
         return await follow(engine, request, watcher(quiet=quiet), notes=fitted.notes)
 

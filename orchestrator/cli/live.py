@@ -70,6 +70,7 @@ class LiveBoard(Silent):
     def __init__(self, console: Console) -> None:
         self._board = Board()
         self._spinner = Spinner("dots")
+        self._is_last = False
         # Drawn from a thread of rich's own: the spinners turn while the event loop waits.
         self._live = Live(
             console=console,
@@ -90,10 +91,11 @@ class LiveBoard(Silent):
         self._board.apply(event)
 
     def make_room(self) -> None:
-        self._live.stop()
+        self._is_last = True
+        self._live.stop()  # draws once more
 
     def _draw(self) -> RenderableType:
-        return draw(self._board, self._spinner)
+        return draw(self._board, None if self._is_last else self._spinner)
 
 
 def watcher(*, quiet: bool) -> Watcher:
@@ -107,14 +109,16 @@ def watcher(*, quiet: bool) -> Watcher:
 
 
 @contextmanager
-def loading() -> Iterator[None]:
-    """Say on a terminal that the engine is being loaded: it takes seconds, and nothing moves."""
+def loading(*, quiet: bool) -> Iterator[None]:
+    """Say that the engine is being loaded: it takes seconds in which nothing else is said."""
     console = stderr_console()
-    if not console.is_terminal:
-        yield
+    if console.is_terminal and not quiet:
+        with console.status("Loading the engine ..."):
+            yield
         return
-    with console.status("Loading the engine ..."):
-        yield
+    if not quiet:
+        click.echo("loading the engine (litellm takes some seconds)", err=True)
+    yield
 
 
 def stderr_console() -> Console:
@@ -122,25 +126,30 @@ def stderr_console() -> Console:
     return Console(stderr=True, highlight=False, markup=False, emoji=False)
 
 
-def draw(board: Board, spinner: Spinner) -> RenderableType:
+def draw(board: Board, spinner: Spinner | None) -> RenderableType:
     """The board as it stands: ended stages on one line each, the members of a running one below.
 
+    Without a spinner it is the last picture, to be left above the answer: nothing in it waits.
     Called from the drawing thread while events arrive in another, hence the copies.
     """
     lines: list[RenderableType] = [Text(one_line(board.title, 200), style="bold")]
     for stage in tuple(board.stages):
         lines.append(_stage_row(stage, spinner))
-        if not stage.status:
+        if spinner is not None and not stage.status:
             lines += [_call_row(call, spinner) for call in tuple(stage.calls.values())]
+    if spinner is None:
+        return Group(*lines, "")
     lines += [Text(f"· {name}", style="dim") for name in board.waiting]
     if board.written:
         lines.append(Text(f"  the answer: {count(board.written, 'character')}", style="dim"))
     return Group(*lines)
 
 
-def _stage_row(stage: Stage, spinner: Spinner) -> RenderableType:
+def _stage_row(stage: Stage, spinner: Spinner | None) -> RenderableType:
     asked = len(stage.calls)
-    if not stage.status:
+    if spinner is None and not stage.status:
+        return _row(0, Text("↓", style="cyan"), stage.name, ", ".join(stage.calls), "")
+    if spinner is not None and not stage.status:
         said = f"{stage.answered} of {asked}" if asked else ""
         return _row(0, spinner, stage.name, said, "")
     mark = Text(*STAGE_MARKS.get(stage.status, ("·", "dim")))

@@ -1,5 +1,7 @@
 """What a run is run on: which configuration, and real providers or the embedded simulator."""
 
+import atexit
+import gc
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
@@ -81,20 +83,23 @@ def _keyless(config: OrchestratorConfig) -> frozenset[str]:
 
 
 @asynccontextmanager
-async def open_engine(setting: Setting) -> AsyncIterator[Engine]:
+async def open_engine(setting: Setting, *, quiet: bool = False) -> AsyncIterator[Engine]:
     """The orchestrator for a setting, and the simulator below it if there is one."""
     async with AsyncExitStack() as stack:
         config = setting.config
         if setting.simulated:
             simulator = await stack.enter_async_context(Simulator())
             config = simulated(config, simulator, spread_s=LATENCY_S)
-        yield await stack.enter_async_context(make_orchestrator(config))
+        yield await stack.enter_async_context(make_orchestrator(config, quiet=quiet))
 
 
 @asynccontextmanager
-async def make_orchestrator(config: OrchestratorConfig) -> AsyncIterator[Engine]:
+async def make_orchestrator(config: OrchestratorConfig, *, quiet: bool) -> AsyncIterator[Engine]:
     """The one place where the command line gets its orchestrator from."""
     async with EnhancedOrchestrator(config) as orchestrator:
-        with loading():
+        # At the end Python searches litellm's modules for garbage, for a second or two. Nobody
+        # needs that of a process that ends; frozen, they are passed over.
+        atexit.register(gc.freeze)
+        with loading(quiet=quiet):
             await _litellm.load()  # now: its seconds are not to count as the first run's
         yield orchestrator

@@ -25,7 +25,7 @@ def plant(monkeypatch: pytest.MonkeyPatch, team: Path) -> Callable[[Any], Any]:
         monkeypatch.setenv(name, "a key")
 
     def plant(engine: Any) -> Any:
-        monkeypatch.setattr(setting, "make_orchestrator", lambda config: engine)
+        monkeypatch.setattr(setting, "make_orchestrator", lambda config, quiet: engine)
         return engine
 
     return plant
