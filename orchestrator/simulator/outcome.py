@@ -120,7 +120,7 @@ class Outcomes:
         for fault, size in faults:
             said = fault.on_answer(ask, said, size) if fault.on_answer else said
         reply = replace(answer_reply(route.wire, ask, said, allowance), gap_s=plan.gap_s)
-        host, port = "localhost", request.headers.get("host", "").rpartition(":")[2]
+        port = request.headers.get("host", "").rpartition(":")[2]
         for fault, size in faults:
             if fault.on_reply is not None:
                 exchange = Exchange(
@@ -131,7 +131,7 @@ class Outcomes:
                     size=size,
                     retry_after_s=plan.retry_after_s,
                     context_tokens=self._config.context_tokens,
-                    elsewhere=f"http://{host}:{port}{ELSEWHERE}{request.target}",
+                    elsewhere=f"http://localhost:{port}{ELSEWHERE}{request.target}",
                 )
                 reply = fault.on_reply(reply, exchange)
         if plan.cut_at is not None and (faults or (plan.every is None and plan.first is None)):

@@ -153,11 +153,12 @@ def tools(provider: LLMProvider) -> dict[str, Any]:
 
 def thinking(provider: LLMProvider) -> dict[str, Any]:
     """The wish to see the model think, in the provider's own shape."""
-    return {
+    wishes: dict[LLMProvider, dict[str, Any]] = {
         LLMProvider.ANTHROPIC: {"thinking": {"type": "enabled", "budget_tokens": 1024}},
         LLMProvider.GOOGLE: {"generationConfig": {"thinkingConfig": {"includeThoughts": True}}},
         LLMProvider.COHERE: {"thinking": {"type": "enabled"}},
-    }.get(provider, {"reasoning_effort": "low"})
+    }
+    return wishes.get(provider, {"reasoning_effort": "low"})
 
 
 def schema(provider: LLMProvider, wanted: Mapping[str, Any]) -> dict[str, Any]:

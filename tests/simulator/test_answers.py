@@ -13,7 +13,16 @@ from hypothesis import strategies as st
 from adapters.config import LLMProvider
 from orchestrator.simulator.answers import Voice, answer
 from orchestrator.simulator.ask import Answer, Ask, Tool, Turn
-from tests.simulator.calling import QUESTION, TOOL, Caller, said, schema, streamed_text, tools
+from tests.simulator.calling import (
+    QUESTION,
+    TOOL,
+    Caller,
+    said,
+    schema,
+    streamed_text,
+    thinking,
+    tools,
+)
 
 P = LLMProvider
 FENCED = """Several models answered the question below.
@@ -415,3 +424,121 @@ async def test_tool_calls_carry_their_arguments(caller: Caller, provider: LLMPro
 
     assert b"Oslo" in got.body
     assert b"get_weather" in got.body
+
+
+@pytest.mark.parametrize(
+    ("prompt", "pattern"),
+    [
+        ("Which is a river? A) Nile B) Everest C) Mars", r"^The answer is \([ABC]\): "),
+        ("Is water wet? Answer yes or no.", r"^(Yes|No)\. "),
+        ("Explain inflation in one sentence.", r"^[^.]*inflation[^.]*\.$"),
+        ("Write verification questions for a text about whales.", r"^1\. .*\?\n2\. .*\?\n3\. "),
+        ('Include the exact phrase "XK-7392". Describe rain.', r"XK-7392"),
+        ('Is it? Yes or no. End with "VERDICT: " and it.', r"VERDICT: (Yes|No)$"),
+    ],
+)
+def test_a_wish_for_a_form_is_heeded(prompt: str, pattern: str) -> None:
+    """Letters, yes and no, brevity, lists, phrases, closing lines."""
+    assert re.search(pattern, say(prompt).text, re.DOTALL)
+
+
+def test_a_critic_names_faults_and_an_author_revises() -> None:
+    """A numbered list of faults; then the own draft with something added."""
+    own = say(QUESTION).text
+
+    faults = say(fenced(QUESTION, own, "Other.", "Critique these: name their weaknesses.")).text
+    revised = say(fenced(QUESTION, own, "Other.", "Write your answer anew.")).text
+
+    assert re.search(r"^1\. .+\n2\. .+\n3\. ", faults, re.MULTILINE)
+    assert revised.startswith(own)
+    assert len(revised) > len(own)
+
+
+def test_what_the_drafts_agree_on_is_repeated() -> None:
+    """Who reads two equal final answers gives the same."""
+    wanted = 'Write your answer anew. End with a line "ANSWER: ".'
+    prompt = fenced("Where is the Louvre?", "ANSWER: Paris", "It is so.\nANSWER: Paris", wanted)
+
+    assert say(prompt).text.endswith("ANSWER: Paris")
+
+
+@pytest.mark.parametrize(
+    ("wish", "check"),
+    [
+        ('{"title": "x", "tags": ["y"], "score": 3, "done": true}', ("title", str)),
+        ('{"title": "x", "tags": ["y"], "score": 3, "done": true}', ("tags", list)),
+        ('{"title": "x", "tags": ["y"], "score": 3, "done": true}', ("score", int)),
+        ('{"title": "x", "tags": ["y"], "score": 3, "done": true}', ("done", bool)),
+        ("{title: string, ratings: [1, ...], nested: {...}}", ("ratings", list)),
+        ('{"type": "object", "properties": {"n": {"type": "integer"}}}', ("n", int)),
+        ('{"schema": {"properties": {"n": {"type": "integer"}}}}', ("n", int)),
+        ('{"verdict": "yes|no", "confidence": 0.5}', ("confidence", float)),
+        ("with the keys 'is_new', 'reasons' and 'confidence'", ("is_new", bool)),
+    ],
+)
+def test_an_example_in_the_prompt_is_the_schema(wish: str, check: tuple[str, type]) -> None:
+    """Strict JSON, loose JSON, a schema, or keys in words."""
+    found = json.loads(say(f"Describe whales. Answer with a JSON object: {wish}").text)
+
+    assert isinstance(found[check[0]], check[1])
+
+
+def test_a_choice_in_an_example_is_made() -> None:
+    """`yes|no` asks for one of the two."""
+    found = json.loads(say('Answer with JSON: {"verdict": "yes|no"}').text)
+
+    assert found["verdict"] in ("yes", "no")
+
+
+def test_letters_of_drafts_go_where_letters_belong() -> None:
+    """One entry a draft; a ranking of all; a pick of one."""
+    wanted = {
+        "type": "object",
+        "properties": {
+            "critiques": {
+                "type": "array",
+                "items": {
+                    "type": "object",
+                    "properties": {"label": {"type": "string"}, "faults": {"type": "array"}},
+                    "required": ["label", "faults"],
+                },
+            },
+            "ranking": {"type": "array", "items": {"type": "string"}},
+            "pick": {"type": "string"},
+        },
+        "required": ["critiques", "ranking", "pick"],
+    }
+    prompt = fenced(QUESTION, "One.", "Two.", "Judge.")
+
+    found = json.loads(say(prompt, schema=wanted, json=True).text)
+
+    assert [one["label"] for one in found["critiques"]] == ["A", "B"]
+    assert sorted(found["ranking"]) == ["A", "B"]
+    assert found["pick"] in ("A", "B")
+
+
+def test_numbers_of_the_question_become_arguments() -> None:
+    """Add 5 and 7 calls with 5 and 7."""
+    parameters = {
+        "type": "object",
+        "properties": {"a": {"type": "integer"}, "b": {"type": "number"}},
+        "required": ["a", "b"],
+    }
+    tool = Tool("add_numbers", "Add two numbers together", parameters)
+
+    (call,) = say("Use add_numbers to add 5 and 7.", tools=(tool,)).calls
+
+    assert call.arguments == {"a": 5, "b": 7}
+
+
+@pytest.mark.parametrize("provider", P)
+async def test_thinking_is_streamed_before_the_text(caller: Caller, provider: LLMProvider) -> None:
+    """And is no part of the text."""
+    plain = await caller.ask(provider)
+    got = await caller.ask(provider, streamed=True, **thinking(provider))
+
+    text = streamed_text(provider, got)
+    assert text
+    assert "The question is about" not in text
+    assert (b"question is" in got.body.partition(text[:3].encode())[0]) or provider is P.OPENAI
+    assert len(got.body) > len(plain.body)

@@ -33,7 +33,7 @@ CASES = [
 ]
 
 
-def cases(name: str) -> Any:
+def cases(name: str) -> pytest.MarkDecorator:
     """Every provider and mode in which a fault exists."""
     found = [(provider, streamed) for provider, fault, streamed in CASES if fault == name]
     return pytest.mark.parametrize(("provider", "streamed"), found)
@@ -332,7 +332,7 @@ async def test_faults_can_be_combined(caller: Caller) -> None:
 
 async def test_faults_can_be_configured_by_model() -> None:
     """For one model, for all others, and by the address."""
-    faults = {"broken": ("e503",), "*": ("e529",)}
+    faults: dict[str, tuple[str, ...]] = {"broken": ("e503",), "*": ("e529",)}
     async with Simulator(SimulatorConfig(faults=faults)) as simulator:
         caller = Caller(simulator)
         broken = await caller.ask(P.ANTHROPIC, model="broken")
