@@ -5,7 +5,7 @@ trusted; turning it into text and tool calls stays litellm's work.
 """
 
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 Json = dict[str, Any]
@@ -35,6 +35,7 @@ class WireFormat:
     model: Callable[[Json], str | None]
     is_last: Callable[[Json], bool] = lambda event: False  # nothing follows this event
     has_answer: Callable[[Json], bool]  # a plain body holds at least one candidate answer
+    mend: Callable[[Json], bool] = lambda body: False  # put right what litellm cannot read
     fault: Callable[[Json], str | None] = lambda body: None  # what breaks the protocol in it
     usage_key: str = "usage"  # of a plain body
     empty_usage: Any = None  # what replaces usage that is nonsense or missing
@@ -116,12 +117,39 @@ def _openai_finish(body: Json) -> str | None:
 
 
 def _openai_usage(body: Json) -> tuple[Json, str] | None:
-    return (body, "usage") if body.get("usage") is not None else None
+    if body.get("usage") is not None:
+        return body, "usage"
+    groq = body.get("x_groq")  # Groq's streams, unless asked for usage in OpenAI's way
+    return (groq, "usage") if isinstance(groq, dict) and groq.get("usage") is not None else None
 
 
 def _own_model(body: Json) -> str | None:
     model = body.get("model")
     return model if isinstance(model, str) else None
+
+
+def _parts_as_text(body: Json) -> bool:
+    """Some hosts send a message's content as a list of parts, as Mistral does. Says if it did."""
+    changed = False
+    for choice in _choices(body):
+        message = choice.get("message")
+        if isinstance(message, dict) and isinstance(message.get("content"), list):
+            text, reasoning = split_parts(message["content"])
+            message["content"] = text
+            message.setdefault("reasoning_content", reasoning or None)
+            changed = True
+    return changed
+
+
+def split_parts(parts: list[Any]) -> tuple[str, str]:
+    """The text and the reasoning in a list of content parts."""
+    text, reasoning = [], []
+    for part in parts:
+        if isinstance(part, dict):
+            text.append(str(part.get("text") or ""))
+            inner = part.get("thinking")
+            reasoning.append(split_parts(inner)[0] if isinstance(inner, list) else inner or "")
+    return "".join(text), "".join(reasoning)
 
 
 def _content_fault(body: Json) -> str | None:
@@ -211,6 +239,7 @@ OPENAI = WireFormat(
     has_answer=lambda body: any("message" in choice for choice in _choices(body)),
     fault=_content_fault,
 )
+OPENAI_LIKE = replace(OPENAI, mend=_parts_as_text)  # for Mistral's own API litellm does it
 ANTHROPIC = WireFormat(
     name="anthropic",
     finish=_anthropic_finish,

@@ -300,8 +300,10 @@ def explain(call: Call, error: Exception, fields: Mapping[str, Any]) -> Provider
     if call.failure is not None:
         return call.failure
     message = scrub(str(error), (str(fields.get("api_key", "")),))
-    if call.requests:
-        return MalformedResponse(f"the answer could not be read: {message}", **call.about)
+    if call.requests:  # litellm's words would quote the answer and its own source
+        return MalformedResponse(
+            f"the answer could not be read ({type(error).__name__})", **call.about
+        )
     kind = next(
         (ERRORS[base.__name__] for base in type(error).__mro__ if base.__name__ in ERRORS),
         InvalidRequest,

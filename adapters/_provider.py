@@ -326,7 +326,7 @@ class OpenAILikeAdapter(LiteLLMAdapter):
     """What OpenAI itself and every compatible endpoint have in common."""
 
     prefix = "openai"
-    wire = _formats.OPENAI
+    wire = _formats.OPENAI_LIKE
     clients: ClassVar = "sdk"
     asks_for_usage = True
 
@@ -334,6 +334,13 @@ class OpenAILikeAdapter(LiteLLMAdapter):
         """Sampling fields go into the body as they are: the provider judges them, not litellm."""
         translated = {name: given.pop(name) for name in _OPENAI_TRANSLATED & given.keys()}
         return {**translated, "extra_body": given} if given else translated
+
+    def read_answer(
+        self, response: Any, body: Mapping[str, Any]
+    ) -> tuple[str, str, tuple[ToolCall, ...]]:
+        """litellm's reading; where it finds no text, the words in which the model refused."""
+        text, reasoning, calls = super().read_answer(response, body)
+        return text or _read.read_message(body)[0], reasoning, calls
 
 
 def _content_only(chunk: Chunk, model: str | None) -> Chunk:

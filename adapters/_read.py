@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import replace
 from typing import Any
 
+from adapters._formats import split_parts
 from adapters.types import Chunk, FinishReason, ToolCall, ToolCallDelta, Usage
 
 # Text of more bytes a token than any tokenizer makes, beyond a little slack for short answers,
@@ -100,14 +101,14 @@ def believable(usage: Usage | None, *, written: str, count: Callable[[], tuple[i
 
 def read_chunk(chunk: Any) -> Chunk:
     """One piece of a stream: text, reasoning, tool calls, usage. The finish comes from the wire."""
-    usage = _get(chunk, "usage")
+    usage = _get(chunk, "usage") or _get(_get(chunk, "x_groq"), "usage")
     found = read_usage(usage) if usage is not None else None
     choice = next(iter(_get(chunk, "choices") or ()), None)
     delta = _get(choice, "delta")
     if delta is None:
         return Chunk(text=_get(chunk, "text") or "", usage=found)
     return Chunk(
-        text=_text(_get(delta, "content")),
+        text=_written(delta),
         reasoning=_reasoning(delta),
         tool_calls=tuple(_deltas(_get(delta, "tool_calls") or ())),
         usage=found,
@@ -140,7 +141,7 @@ def read_message(response: Any) -> tuple[str, str, tuple[ToolCall, ...]]:
         )
         for position, call in enumerate(_get(message, "tool_calls") or ())
     )
-    return _text(_get(message, "content")), _reasoning(message), calls
+    return _written(message), _reasoning(message), calls
 
 
 def is_json_object(text: str) -> bool:
@@ -153,12 +154,15 @@ def is_json_object(text: str) -> bool:
         return False
 
 
+def _written(place: Any) -> str:
+    """What a message says: its content, or the words in which the model refused to answer."""
+    return _text(_get(place, "content")) or _text(_get(place, "refusal"))
+
+
 def _text(content: Any) -> str:
     if isinstance(content, str):
         return content
-    if isinstance(content, list):
-        return "".join(_get(part, "text") or "" for part in content)
-    return ""
+    return split_parts(content)[0] if isinstance(content, list) else ""
 
 
 def _reasoning(place: Any) -> str:
@@ -166,7 +170,8 @@ def _reasoning(place: Any) -> str:
         found = _get(place, name)
         if isinstance(found, str) and found:
             return found
-    return ""
+    content = _get(place, "content")
+    return split_parts(content)[1] if isinstance(content, list) else ""
 
 
 def _count(place: Any, name: str) -> int:

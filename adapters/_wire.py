@@ -29,7 +29,7 @@ from adapters.types import Limits
 
 ERROR_BODY_BYTES = 64 * 1024
 DRAIN_S = 0.2
-STEADY_IDS = 2  # an id seen this often in a row is the answer's own
+STEADY_IDS = 3  # an id seen this often in a row is the answer's own
 _UNSAFE_IN_LINES = (  # str.splitlines, which httpx uses, breaks lines at these
     (b"\xc2\x85", b"\\u0085"),
     (b"\xe2\x80\xa8", b"\\u2028"),
@@ -206,6 +206,7 @@ async def _read_plain(
     if not call.usage_seen and call.format.empty_usage is not None:  # litellm cannot do without
         body[call.format.usage_key] = call.format.empty_usage
         changed = True
+    changed = call.format.mend(body) or changed
     content = orjson.dumps(body) if changed else raw
     return httpx.Response(200, headers=_kept(response.headers), content=content, request=request)
 
