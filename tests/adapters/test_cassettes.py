@@ -8,7 +8,7 @@ import inspect
 import json
 import re
 from contextlib import aclosing, suppress
-from datetime import date
+from datetime import UTC, date, datetime
 from pathlib import Path
 from typing import Any
 
@@ -342,7 +342,7 @@ def test_every_cassette_says_where_it_came_from(provider: LLMProvider) -> None:
 
 def assert_says_where_it_came_from(cassette: dict[str, Any], subject: Subject) -> None:
     assert cassette["recorded_from"] in ("simulator", "live")
-    assert date.fromisoformat(cassette["recorded_at"]) <= date.today()  # noqa: DTZ011
+    assert date.fromisoformat(cassette["recorded_at"]) <= datetime.now(UTC).date()
     assert re.fullmatch(r"\d+\.\d+\.\d+.*", cassette["litellm"])
     assert cassette.get("simulator_seed") == (
         SEED if cassette["recorded_from"] == "simulator" else None
