@@ -13,11 +13,14 @@ from pathlib import Path
 import hypothesis
 import pytest
 
+from orchestrator.simulator import Simulator
+
 LIVE = os.environ.get("ORCHESTRATOR_RECORD") == "live"  # recording: the only use for the internet
 
 # A reader's own settings must not decide whether a test passes: keys, endpoints, proxies, switches.
 PERSONAL = re.compile(
-    r"_API_KEY$|_API_TOKEN$|_AUTH_TOKEN$|_BASE_URL$|_API_BASE$|_PROXY$|^LITELLM_|^ORCHESTRATOR_HOME$",
+    r"_API_KEY$|_API_TOKEN$|_AUTH_TOKEN$|_BASE_URL$|_API_BASE$|_PROXY$|^LITELLM_"
+    r"|^ORCHESTRATOR_(HOME|CONFIG|DEBUG)$",
     re.IGNORECASE,
 )
 if not LIVE:
@@ -91,6 +94,13 @@ def orchestrator_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     home = tmp_path / "home"
     monkeypatch.setenv("ORCHESTRATOR_HOME", str(home))
     return home
+
+
+@pytest.fixture
+async def simulator() -> AsyncIterator[Simulator]:
+    """A simulator with its defaults, on a port of its own."""
+    async with Simulator() as running:
+        yield running
 
 
 @pytest.fixture
