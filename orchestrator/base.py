@@ -272,6 +272,7 @@ class BaseOrchestrator:
         drafts = self._gather(run, stage, answers, ending)
         self._need_a_draft(run, stage, drafts)
         run.missing = absent(members, drafts)
+        run.is_partial = ending == "run"
         run.end_stage(stage, "degraded" if stage.causes else "ok")
         chosen = best(drafts)
         run.delivery.replace(chosen.text, chosen.finish_reason, "")

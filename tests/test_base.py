@@ -526,7 +526,7 @@ async def test_a_panel_at_the_bell_gives_the_draft_there_is() -> None:
         response = await running
 
     assert response.content == "claude says hello"
-    assert response.status == "degraded"
+    assert response.status == "partial"
     assert any("gpt, gemini: no answer within" in cause for cause in response.causes)
 
 
