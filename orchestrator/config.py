@@ -9,7 +9,7 @@ from contextlib import suppress
 from itertools import chain
 from pathlib import Path
 from typing import Annotated, Any, Literal
-from urllib.parse import urlsplit
+from urllib.parse import SplitResult, urlsplit
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -253,7 +253,7 @@ def _model_warnings(where: str, model: ModelConfig) -> Iterator[str]:
     key = model.api_key.get_secret_value() if model.api_key else ""
     if key and not ENV_REFERENCE.search(key):
         yield f"{where}.api_key is in the file itself; write ${{NAME}} and set the variable"
-    address = urlsplit(model.api_base or "")
+    address = _split_address(model.api_base or "")
     if "@" in address.netloc:
         yield f"{where}.api_base has a user or password in it; use api_key: ${{NAME}} instead"
     if address.scheme == "http" and key and not _is_this_machine(address.hostname or ""):
@@ -305,8 +305,15 @@ def config_hash(config: OrchestratorConfig) -> str:
 def _public_address(base: str | None) -> str | None:
     if base is None:
         return None
-    parts = urlsplit(base)
+    parts = _split_address(base)
     return parts._replace(netloc=parts.netloc.rpartition("@")[2], query="", fragment="").geturl()
+
+
+def _split_address(base: str) -> SplitResult:
+    try:
+        return urlsplit(base)
+    except ValueError:  # only in a configuration made without a file: a file's is checked
+        return SplitResult("", "", "", "", "")
 
 
 def json_schema() -> dict[str, Any]:
@@ -322,7 +329,10 @@ def json_schema() -> dict[str, Any]:
             definitions.get(title, schema)["properties"][key]["description"] = description
     model = definitions["ModelConfig"]
     model["if"] = {"properties": {"provider": {"const": "custom"}}, "required": ["provider"]}
-    model["then"] = {"required": ["api_base"], "properties": {"api_base": {"type": "string"}}}
+    model["then"] = {
+        "required": ["api_base"],
+        "properties": {"api_base": {"type": "string", "minLength": 1}},
+    }
     return {
         "$schema": "https://json-schema.org/draft/2020-12/schema",
         **schema,

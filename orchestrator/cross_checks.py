@@ -236,7 +236,7 @@ def is_address(base: str) -> bool:
 def wrong_reference(text: str) -> str:
     """What is wrong with the way a text refers to the environment; nothing, if nothing is."""
     rest = ENV_REFERENCE.sub("", text)
-    if re.fullmatch(r"\$[A-Za-z_]\w*", rest) or re.search(r"://\S*\$[A-Za-z_]\w*", rest):
+    if re.match(r"\$[A-Za-z_]\w*$", rest) or ("://" in rest and re.search(r"\$[A-Za-z_]", rest)):
         return "A variable is written ${NAME}, with braces"
     if "${" not in rest:
         return ""

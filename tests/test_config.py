@@ -1057,6 +1057,16 @@ def test_the_hash_knows_no_secret() -> None:
     assert hash_with("    api_base: https://h/v1\n") != hash_with("    api_base: https://h/v2\n")
 
 
+def test_an_impossible_address_does_not_stop_the_hash() -> None:
+    """A configuration made in Python is not checked like a file, and still has a hash."""
+    model = ModelConfig(provider=LLMProvider.OPENAI, model="m", api_base="http://[::1")
+
+    config = OrchestratorConfig(models={"m": model})
+
+    assert len(config_hash(config)) == 16
+    assert warnings(config) == []
+
+
 def test_the_hash_tells_every_difference_that_counts() -> None:
     """Any value changed changes it; layout, and where things are kept, do not."""
     config = config_hash(parse_config(json.dumps(WHOLE), patterns=PATTERNS))
