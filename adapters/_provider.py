@@ -329,6 +329,7 @@ class OpenAILikeAdapter(LiteLLMAdapter):
     wire = _formats.OPENAI_LIKE
     clients: ClassVar = "sdk"
     asks_for_usage = True
+    reads_events_itself = True  # they have our shape already; two models of each cost the most
 
     def write_fields(self, given: dict[str, Any]) -> dict[str, Any]:
         """Sampling fields go into the body as they are: the provider judges them, not litellm."""
