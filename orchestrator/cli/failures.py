@@ -1,7 +1,8 @@
 """What an error means to the person at the keyboard: one line, what to do next, an exit code."""
 
 import json
-from typing import NoReturn
+from collections.abc import Mapping
+from typing import Any, NoReturn
 
 import click
 from pydantic import ValidationError
@@ -66,11 +67,15 @@ def explain(error: Exception) -> Failure:
 
 def refuse(error: ValidationError) -> NoReturn:
     """Turn pydantic's report on options into a usage error that repeats no value."""
-    problems = (
-        f"{'.'.join(str(part) for part in problem['loc']) or 'request'}: {problem['msg']}"
-        for problem in error.errors(include_input=False, include_url=False, include_context=False)
-    )
-    raise click.UsageError("; ".join(problems)) from None
+    problems = error.errors(include_input=False, include_url=False, include_context=False)
+    raise click.UsageError("; ".join(_problem_line(problem) for problem in problems)) from None
+
+
+def _problem_line(problem: Mapping[str, Any]) -> str:
+    """`temperature: Input should be less than or equal to 2`."""
+    where = ".".join(str(part) for part in problem["loc"])
+    said = str(problem["msg"]).removeprefix("Value error, ")
+    return f"{where}: {said}" if where else said
 
 
 def as_json(error: Exception) -> str:

@@ -4,7 +4,7 @@ import asyncio
 from pathlib import Path
 
 import click
-from pydantic import ValidationError
+from pydantic import SecretStr, ValidationError
 
 from adapters import LLMProvider
 from orchestrator.cli.failures import refuse
@@ -19,7 +19,7 @@ Examples:
 
 \b
 A model name may carry faults of its own: gpt-5-mini--cutmid--200ms answers after 200 ms and
-breaks off in the middle. Any key is accepted. Ctrl-C stops the server.
+breaks off in the middle. --host with an address that others can reach needs --key.
 """
 
 
@@ -58,6 +58,13 @@ breaks off in the middle. Any key is accepted. Ctrl-C stops the server.
     metavar="FILE",
     help="Append one JSON line for every request.",
 )
+@click.option(
+    "--key",
+    "keys",
+    multiple=True,
+    metavar="KEY",
+    help="Accept this key and no other. May be repeated. Default: every key is accepted.",
+)
 @click.option("--list-faults", is_flag=True, help="List what --fault takes, and exit.")
 def command(
     host: str,
@@ -66,6 +73,7 @@ def command(
     latency_s: float,
     faults: tuple[str, ...],
     log_path: Path | None,
+    keys: tuple[str, ...],
     list_faults: bool,
 ) -> None:
     """Serve five providers' APIs on this machine, faults included.
@@ -85,6 +93,7 @@ def command(
             latency={"*": LatencyConfig(median_s=latency_s)} if latency_s else {},
             faults=_by_model(faults),
             log_path=log_path,
+            keys=tuple(SecretStr(key) for key in keys) or None,
         )
     except ValidationError as error:
         refuse(error)
