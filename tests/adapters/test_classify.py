@@ -27,7 +27,9 @@ from adapters._formats import COHERE, WireError, read_error
 NOTHING = WireError("")
 
 
-def said(message: str, kind: str = "", code: object = None, **more: object) -> dict[str, Any]:
+def said(
+    message: str, kind: str | None = "", code: object = None, **more: object
+) -> dict[str, Any]:
     """An error in OpenAI's shape."""
     return {"error": {"message": message, "type": kind, "code": code, **more}}
 
@@ -1071,4 +1073,4 @@ def test_no_body_makes_reading_its_error_raise(
     """Whatever stands where words belong."""
     error = read(body)
 
-    assert error is None or (isinstance(error.message, str) and error.message)
+    assert error is None or len(error.message) > 0

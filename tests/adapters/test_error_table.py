@@ -123,7 +123,7 @@ def test_the_nearest_class_in_the_table_counts(name: str, expected: type[Provide
     import litellm.exceptions
 
     kind = getattr(litellm.exceptions, name)
-    newer = type(f"Newer{name}", (kind,), {"__str__": lambda self: "no"})
+    newer: Any = type(f"Newer{name}", (kind,), {"__str__": lambda self: "no"})
     error = newer.__new__(newer)
 
     found = _litellm.explain(new_call(), error, {})

@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 import vcr
+from pydantic import SecretStr
 from vcr.request import Request
 
 from adapters import (
@@ -84,7 +85,9 @@ async def test_a_recording_is_read_as_the_provider_meant_it(
     folder = Path(os.environ[VARIABLE])
     base = {"api_base": row["api_base"]} if row["provider"] == "custom" else {}
     adapter = opened(
-        ModelConfig(provider=row["provider"], model=row["model"], api_key="not-a-key", **base)
+        ModelConfig(
+            provider=row["provider"], model=row["model"], api_key=SecretStr("not-a-key"), **base
+        )
     )
     request = the_request(row["request"])
 
