@@ -1,7 +1,7 @@
 """How a provider is called through litellm: fields in, limits around, a checked answer out."""
 
 import copy
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Generator, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Generator, Mapping
 from contextlib import aclosing, asynccontextmanager, contextmanager
 from typing import Any, ClassVar, NoReturn
 
@@ -139,9 +139,9 @@ class LiteLLMAdapter(BaseAdapter):
         """The usage object of a plain answer."""
         return getattr(response, "usage", None)
 
-    def reader(self) -> Callable[[Any], Chunk]:
+    def reader(self) -> _read.Reader:
         """What turns the pieces of one stream into chunks: litellm's, or the provider's events."""
-        return _read.read_chunk
+        return _read.Reader()
 
     def write_fields(self, given: dict[str, Any]) -> dict[str, Any]:
         """The request's fields as litellm is to be given them."""
@@ -242,13 +242,14 @@ class LiteLLMAdapter(BaseAdapter):
         self, call: Call, source: Any, fields: Mapping[str, Any]
     ) -> AsyncGenerator[Chunk, None]:
         """The stream's chunks; a broken stream raises."""
-        read = self.reader()
+        reader = self.reader()
         try:
             async for piece in source:
                 if call.events is None:
-                    yield read(piece)
+                    yield reader.read(piece)
                 while call.events:
-                    yield read(call.events.pop(0))
+                    yield reader.read(call.events.pop(0))
+            yield reader.end()
         except ProviderError:
             raise
         except Exception as error:  # noqa: BLE001 - litellm raises anything; explain() names it
@@ -339,9 +340,13 @@ class OpenAILikeAdapter(LiteLLMAdapter):
     def read_answer(
         self, response: Any, body: Mapping[str, Any]
     ) -> tuple[str, str, tuple[ToolCall, ...]]:
-        """litellm's reading; where it finds no text, the words in which the model refused."""
-        text, reasoning, calls = super().read_answer(response, body)
-        return text or _read.read_message(body)[0], reasoning, calls
+        """Read from the body, as streams are: litellm loses refusals."""
+        text, reasoning, calls = _read.read_message(body)
+        shown, thought = _read.split_thinking(text)
+        return shown, reasoning + thought, calls
+
+    def reader(self) -> _read.Reader:
+        return _read.ThinkingReader()
 
 
 def _content_only(chunk: Chunk, model: str | None) -> Chunk:

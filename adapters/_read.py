@@ -3,11 +3,12 @@
 import json
 from collections.abc import Callable, Iterable
 from dataclasses import replace
-from typing import Any
+from typing import Any, Literal
 
 from adapters._formats import split_parts
 from adapters.types import Chunk, FinishReason, ToolCall, ToolCallDelta, Usage
 
+_THINK, _END_THINK = "<think>", "</think>"
 # Text of more bytes a token than any tokenizer makes, beyond a little slack for short answers,
 # was not written with so few tokens. Real answers have 2 to 6.
 TOKEN_BYTES_MAX = 16
@@ -125,8 +126,81 @@ def _deltas(calls: Iterable[Any]) -> Iterable[ToolCallDelta]:
             index=index,
             id=_get(call, "id") or (f"call_{index}" if name else None),  # some hosts send none
             name=name,
-            arguments=_get(function, "arguments") or "",
+            arguments=_arguments(_get(function, "arguments")),
         )
+
+
+class Reader:
+    """Turns the pieces of one stream into chunks: what they say, as it stands."""
+
+    def read(self, piece: Any) -> Chunk:
+        """One piece."""
+        return read_chunk(piece)
+
+    def end(self) -> Chunk:
+        """What was held back until the stream was over."""
+        return Chunk()
+
+
+class ThinkingReader(Reader):
+    """Moves thinking that stands in the text between think tags to where thinking belongs."""
+
+    def __init__(self) -> None:
+        self._tags = ThinkTags()
+
+    def read(self, piece: Any) -> Chunk:
+        chunk = read_chunk(piece)
+        if not chunk.text:
+            return chunk
+        text, reasoning = self._tags.feed(chunk.text)
+        return replace(chunk, text=text, reasoning=chunk.reasoning + reasoning)
+
+    def end(self) -> Chunk:
+        text, reasoning = self._tags.end()
+        return Chunk(text=text, reasoning=reasoning)
+
+
+class ThinkTags:
+    """Splits a text that begins with `<think>...</think>`, in pieces of any size."""
+
+    def __init__(self) -> None:
+        self._held = ""
+        self._state: Literal["before", "inside", "gap", "after"] = "before"
+
+    def feed(self, piece: str) -> tuple[str, str]:
+        """What is certain by now of the text and of the reasoning."""
+        if self._state == "gap" and (piece := piece.lstrip("\n")):
+            self._state = "after"
+        if self._state in ("gap", "after"):
+            return piece, ""
+        self._held += piece
+        if self._state == "before":
+            start = self._held.lstrip()
+            if len(start) < len(_THINK) and _THINK.startswith(start):
+                return "", ""
+            if not start.startswith(_THINK):
+                text, self._held, self._state = self._held, "", "after"
+                return text, ""
+            self._held, self._state = start.removeprefix(_THINK), "inside"
+        reasoning, tag, text = self._held.partition(_END_THINK)
+        if tag:
+            self._held, self._state = "", "gap"
+            return self.feed(text)[0], reasoning
+        certain = len(self._held) - len(_END_THINK) + 1  # a tag may have begun in the rest
+        reasoning, self._held = self._held[: max(certain, 0)], self._held[max(certain, 0) :]
+        return "", reasoning
+
+    def end(self) -> tuple[str, str]:
+        """The rest. Thinking that never ended is still thinking."""
+        held, self._held = self._held, ""
+        return ("", held) if self._state == "inside" else (held, "")
+
+
+def split_thinking(text: str) -> tuple[str, str]:
+    """The text and the reasoning of a whole answer."""
+    tags = ThinkTags()
+    first, rest = tags.feed(text), tags.end()
+    return first[0] + rest[0], first[1] + rest[1]
 
 
 def read_message(response: Any) -> tuple[str, str, tuple[ToolCall, ...]]:
@@ -137,11 +211,18 @@ def read_message(response: Any) -> tuple[str, str, tuple[ToolCall, ...]]:
         ToolCall(
             id=_get(call, "id") or f"call_{position}",
             name=_get(_get(call, "function"), "name") or "",
-            arguments=_get(_get(call, "function"), "arguments") or "",
+            arguments=_arguments(_get(_get(call, "function"), "arguments")),
         )
         for position, call in enumerate(_get(message, "tool_calls") or ())
     )
     return _written(message), _reasoning(message), calls
+
+
+def _arguments(value: Any) -> str:
+    """JSON text; some hosts send the object itself."""
+    if isinstance(value, str):
+        return value
+    return "" if value is None else json.dumps(value, ensure_ascii=False)
 
 
 def is_json_object(text: str) -> bool:

@@ -1,12 +1,12 @@
 """Anthropic's messages."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any, ClassVar
 
 from adapters import _formats
 from adapters._provider import LiteLLMAdapter
-from adapters._read import read_chunk
+from adapters._read import Reader
 from adapters.types import Chunk, ToolCall, ToolCallDelta
 
 _SERVER_TOOL = "srvtoolu_"  # ids of tools that Anthropic runs itself: nothing for us to call
@@ -28,18 +28,18 @@ class AnthropicAdapter(LiteLLMAdapter):
         text, reasoning, calls = super().read_answer(response, body)
         return text, reasoning, tuple(c for c in calls if not c.id.startswith(_SERVER_TOOL))
 
-    def reader(self) -> Callable[[Any], Chunk]:
+    def reader(self) -> Reader:
         return _Reader()
 
 
-class _Reader:
+class _Reader(Reader):
     """Leaves Anthropic's own tool calls out of one stream and numbers the others from 0."""
 
     def __init__(self) -> None:
         self._indices: dict[int, int | None] = {}
 
-    def __call__(self, piece: Any) -> Chunk:
-        chunk = read_chunk(piece)
+    def read(self, piece: Any) -> Chunk:
+        chunk = super().read(piece)
         if not chunk.tool_calls:
             return chunk
         kept = (self._renumbered(delta) for delta in chunk.tool_calls)

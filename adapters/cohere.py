@@ -4,12 +4,12 @@ litellm's reader raises on every real stream of this API, and loses tool calls, 
 tokens of plain answers.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any, ClassVar
 
 from adapters import _formats
 from adapters._provider import LiteLLMAdapter
-from adapters._read import read_usage
+from adapters._read import Reader, read_usage
 from adapters.types import Chunk, ToolCall, ToolCallDelta
 
 
@@ -52,8 +52,15 @@ class CohereAdapter(LiteLLMAdapter):
     def read_usage(self, response: Any, body: Mapping[str, Any]) -> Any:
         return _usage_fields(body.get("usage"))
 
-    def reader(self) -> Callable[[Mapping[str, Any]], Chunk]:
-        return _read_event
+    def reader(self) -> Reader:
+        return _Reader()
+
+
+class _Reader(Reader):
+    """Reads Cohere's events."""
+
+    def read(self, piece: Any) -> Chunk:
+        return _read_event(piece)
 
 
 def _cohere_spelling(given: dict[str, Any]) -> dict[str, Any]:
