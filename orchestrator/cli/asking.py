@@ -110,5 +110,5 @@ def print_status(response: OrchestratorResponse, *, saved: bool) -> None:
     """The last line of a run, on stderr; on a terminal it stands apart from the answer."""
     if sys.stdout.isatty() and sys.stderr.isatty():
         click.echo(err=True)
-    then = f"orchestrator show {response.receipt.run_id}"
+    then = f"orchestrator show {store.short(response.receipt.run_id)}"
     click.echo(f"{closing_line(response)} · {then if saved else 'receipt not saved'}", err=True)

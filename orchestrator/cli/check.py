@@ -66,7 +66,7 @@ def report(config: OrchestratorConfig) -> dict[str, Any]:
                 "name": name,
                 "key": key.line,
                 "key_present": key.present,
-                "price": price_line(model),
+                "price": price_line(model) if model.price else "from litellm's table at run time",
                 "price_known": model.price is not None,
             }
         )

@@ -75,6 +75,7 @@ def screen(response: OrchestratorResponse, *, saved: bool) -> RenderableType:
         safe(receipt.prompt),
         "",
         attempts_table(first_drafts(receipt), receipt.elapsed_s),
+        "",
         Rule(f"one answer, by the pattern {receipt.pattern}", align="left", style="dim"),
         Padding(safe(response.content.strip()), (1, 2)),
         Rule(style="dim"),

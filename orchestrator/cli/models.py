@@ -14,6 +14,8 @@ from orchestrator.cli.explain import print_page
 from orchestrator.cli.keys import Key, key_of
 from orchestrator.config import OrchestratorConfig, find_config, load_config
 
+PRICE = "price per million tokens"
+
 EPILOG = """\b
 Examples:
   orchestrator models
@@ -58,7 +60,7 @@ def as_object(config: OrchestratorConfig, path: Path) -> dict[str, Any]:
 def price_line(model: ModelConfig) -> str:
     """What a million tokens cost, in words."""
     if model.price is None:
-        return "from litellm's table at run time"
+        return "litellm's table"
     if model.price == "free":
         return "free"
     return f"${model.price.input_usd} in, ${model.price.output_usd} out"
@@ -84,7 +86,7 @@ def _model_object(name: str, model: ModelConfig) -> dict[str, Any]:
 
 
 def _models_table(config: OrchestratorConfig) -> Table:
-    table = _table("model", "provider", "asks for", "key", "weight", "price per million tokens")
+    table = _table("model", "provider", "asks for", "key", "weight", PRICE)
     for name, model in config.models.items():
         key = key_of(model, deployment=name)
         table.add_row(
@@ -121,5 +123,5 @@ def _groups_table(config: OrchestratorConfig) -> Table:
 def _table(*columns: str) -> Table:
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="dim")
     for name in columns:
-        table.add_column(name, overflow="fold", no_wrap=name in {"model", "key", "weight"})
+        table.add_column(name, overflow="fold", no_wrap=name not in {"who", PRICE})
     return table

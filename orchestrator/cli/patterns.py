@@ -1,11 +1,11 @@
 """`orchestrator patterns`: the ways from several drafts to one answer."""
 
 import json
-from collections import Counter
 from pathlib import Path
 from typing import Any
 
 import click
+from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
@@ -14,7 +14,7 @@ from orchestrator.cli.explain import print_page
 from orchestrator.cli.text import did_you_mean
 from orchestrator.config import find_config, load_config
 from orchestrator.errors import UnknownModel
-from orchestrator.patterns import Pattern, Stage
+from orchestrator.patterns import Pattern
 
 EPILOG = """\b
 Examples:
@@ -56,34 +56,34 @@ def as_object(pattern: Pattern) -> dict[str, Any]:
 
 def calls(pattern: Pattern) -> str:
     """How many calls a run makes, as a formula: `2N + 1`."""
-    terms: Counter[str] = Counter()
-    for stage in pattern.stages:
-        symbol, factor = _calls_of(stage)
-        terms[symbol] += factor * stage.rounds
-    ordered = [(symbol, terms[symbol]) for symbol in ("N", "q", "") if terms[symbol]]
-    formula = " + ".join(
-        f"{factor if factor > 1 or not symbol else ''}{symbol}" for symbol, factor in ordered
-    )
-    early = any(stage.unless for stage in pattern.stages)
-    return f"at most {formula}" if early else formula
+    stages = pattern.stages
+    seated = sum(stage.rounds for stage in stages if stage.each == "panel")
+    items = sum(stage.rounds for stage in stages if stage.each == "items")
+    single = sum(stage.rounds for stage in stages if stage.by)
+    first = stages[0]
+    if first.roles:  # one seat a role, whatever the panel's size
+        single, seated = single + seated * len(first.roles), 0
+    seat = f"max(N, {first.samples})" if first.samples else "N"
+    terms = (_term(seated, seat), _term(items, "q"), str(single or ""))
+    formula = " + ".join(term for term in terms if term)
+    return f"at most {formula}" if any(stage.unless for stage in stages) else formula
 
 
-def _calls_of(stage: Stage) -> tuple[str, int]:
-    if stage.each == "panel":
-        return "N", stage.samples or 1
-    if stage.each == "items":
-        return "q", 1
-    return "", 1 if stage.by else 0
+def _term(factor: int, symbol: str) -> str:
+    if factor < 2:
+        return symbol if factor else ""
+    return f"{factor} {symbol}" if "(" in symbol else f"{factor}{symbol}"
 
 
 def _table(patterns: list[Pattern]) -> Table:
-    table = Table(box=None, pad_edge=False, padding=(0, 2, 1, 0), header_style="dim")
-    for column in ("pattern", "what it does", "stages", "calls"):
-        table.add_column(column, overflow="fold")
+    table = Table.grid(padding=(0, 2, 1, 0))
+    table.add_column(style="bold", no_wrap=True)
+    table.add_column()
     for pattern in patterns:
         stages = " → ".join(
             stage.name + (f" ×{stage.rounds}" if stage.rounds > 1 else "")
             for stage in pattern.stages
         )
-        table.add_row(Text(pattern.name, style="bold"), pattern.description, stages, calls(pattern))
+        about = Text(f"{stages} · {calls(pattern)} calls", style="dim")
+        table.add_row(pattern.name, Group(pattern.description, about))
     return table

@@ -5,6 +5,7 @@ from collections.abc import Iterator
 
 import click
 from rich.table import Table
+from rich.text import Text
 
 from orchestrator.cli import store
 from orchestrator.cli.explain import print_page, receipt_view
@@ -62,18 +63,19 @@ def _print_list(found: list[Receipt], *, as_json: bool) -> None:
     if not found:
         raise InvalidRun('no run yet; try `orchestrator ask "..."` or `orchestrator demo`')
     table = Table.grid(padding=(0, 2))
-    for name in ("run", "when", "asked", "pattern", "status", "time", "question"):
-        table.add_column(no_wrap=True, overflow="ellipsis", header=name)
+    for name in ("run", "when (UTC)", "asked", "pattern", "status", "time"):
+        table.add_column(no_wrap=True, header=name)
+    table.add_column(header="question")  # the one column that gives way
     for receipt in found:
         row = _row(receipt)
         table.add_row(
-            row["run_id"],
+            store.short(row["run_id"]),
             row["started_at"][:16].replace("T", " "),
             row["model"],
             row["pattern"],
             row["status"],
             seconds(receipt.elapsed_s),
-            one_line(receipt.prompt, 60),
+            Text(one_line(receipt.prompt, 60), no_wrap=True, overflow="ellipsis"),
         )
     table.show_header = True
     print_page(table)

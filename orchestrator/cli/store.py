@@ -15,6 +15,11 @@ from orchestrator.responses import Receipt
 _RUN_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,127}")
 
 
+def short(run_id: str) -> str:
+    """The part of an id that people are told: `load` takes it as well."""
+    return run_id.partition("-")[2] or run_id
+
+
 def directory() -> Path:
     """The folder of all receipts; it may not exist yet."""
     return state_dir() / "runs"

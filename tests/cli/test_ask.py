@@ -40,7 +40,7 @@ def test_stdout_carries_the_answer_and_nothing_else(call: Call, made: Any, plant
     assert result.stdout == ANSWER
     assert "answer: gpt answered, 20 tokens" in result.stderr
     assert result.stderr.splitlines()[-1] == (
-        "complete · 2 of 3 members · 4 calls · 60 tokens · 1.00 s · orchestrator show run-0001"
+        "complete · 2 of 3 members · 4 calls · 60 tokens · 1.00 s · orchestrator show 0001"
     )
 
 

@@ -123,7 +123,7 @@ def test_piped_lines_are_turns(call: Call, engine: Any) -> None:
 
 def test_every_turn_leaves_a_receipt(call: Call, engine: Any) -> None:
     """Also a conversation can be explained."""
-    assert "orchestrator show run-0001" in call("chat", stdin="hello\n").stderr
+    assert "orchestrator show 0001" in call("chat", stdin="hello\n").stderr
     assert store.latest().run_id == "run-0001"
 
 

@@ -184,7 +184,12 @@ REVISE = {"name": "revise", "each": "panel", "sees": "own", "prompt": "{{ questi
     ("stages", "formula"),
     [
         ([{"name": "ask", "each": "panel"}, WRITE], "N + 1"),
-        ([{"name": "ask", "each": "panel", "samples": 5}, WRITE], "5N + 1"),
+        ([{"name": "ask", "each": "panel", "samples": 5}, WRITE], "max(N, 5) + 1"),
+        (
+            [{"name": "ask", "each": "panel", "samples": 3}, REVISE, WRITE],
+            "2 max(N, 3) + 1",
+        ),
+        ([{"name": "ask", "each": "panel", "roles": ["a", "b"]}, REVISE, WRITE], "5"),
         ([{"name": "ask", "each": "panel"}, {**REVISE, "rounds": 2}, WRITE], "3N + 1"),
         (
             [{"name": "ask", "each": "panel"}, {**REVISE, "unless": "agree"}, WRITE],

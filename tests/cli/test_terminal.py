@@ -133,7 +133,7 @@ def test_a_terminal_sees_members_live_and_then_the_answer(open_terminal: Open) -
     assert "gemini" in terminal.seen
     after = terminal.seen.rpartition("\x1b[?25h")[2]
     assert after.split("\r\n")[0] == "Because of Rayleigh scattering."
-    assert "orchestrator show run-0001" in after
+    assert "orchestrator show 0001" in after
 
 
 def test_control_c_closes_the_upstream_and_ends_with_130(open_terminal: Open) -> None:
@@ -198,7 +198,7 @@ def test_a_conversation_on_a_terminal(open_terminal: Open) -> None:
     terminal = open_terminal("chat", "-m", "council")
     terminal.read_until("> ")
     terminal.type("hello\r")
-    terminal.read_until("orchestrator show run-0001")
+    terminal.read_until("orchestrator show 0001")
     terminal.read_until("> ")
     terminal.type("/modles\r")
     terminal.read_until("did you mean '/models'?")
