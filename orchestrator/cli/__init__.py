@@ -36,7 +36,7 @@ Examples:
 
 \b
 Exit codes:
-  0 ok · 1 some part failed · 2 usage or configuration · 3 budget · 130 interrupted
+  0 ok · 1 some part failed · 2 usage or configuration · 130 interrupted
 
 \b
 Shell completion (bash; zsh and fish likewise):

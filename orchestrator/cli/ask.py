@@ -1,7 +1,9 @@
 """`orchestrator ask`: one question, one answer on stdout, everything else on stderr."""
 
 import asyncio
+import contextlib
 import json
+import select
 import sys
 from pathlib import Path
 from typing import Any
@@ -18,6 +20,8 @@ from orchestrator.cli.live import watcher
 from orchestrator.cli.setting import Setting, choose, open_engine
 from orchestrator.config import RequestConfig
 from orchestrator.responses import OrchestratorResponse
+
+NOTE_AFTER_S = 2.0  # of a stdin that is open and silent
 
 EPILOG = """\b
 Examples:
@@ -100,6 +104,8 @@ def command(**given: Any) -> None:
     the embedded simulator answers, and says so.
     """
     form = _form(given["form"], as_json=given["as_json"])
+    if given["receipt_path"] is not None and not given["receipt_path"].parent.is_dir():
+        raise click.UsageError(f"--receipt: there is no folder {given['receipt_path'].parent}")
     request = _request(given)
     setting = choose(given["config_path"], simulate=given["simulate"])
     fitted = setting.fit(request)
@@ -181,6 +187,9 @@ def _prompt(argument: str | None, files: tuple[Path, ...]) -> str:
 
 
 def _read_stdin() -> str:
+    with contextlib.suppress(OSError, ValueError):  # stdin may be no file, or not a waiting one
+        if not select.select([sys.stdin], [], [], NOTE_AFTER_S)[0]:
+            click.echo("Note: reading stdin until it ends; < /dev/null leaves it out.", err=True)
     return _decode(sys.stdin.buffer.read(), "stdin")
 
 

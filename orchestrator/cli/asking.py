@@ -44,7 +44,7 @@ async def follow(
         notes: What the receipt is to say about the run besides what the engine knows.
     """
     response: OrchestratorResponse | None = None
-    with watcher, _quiet_when_cancelled():
+    with _whole_lines(stream), watcher, _quiet_when_cancelled():
         async with aclosing(engine.stream_request(request)) as events:
             async for event in events:
                 watcher.show(event)
@@ -53,9 +53,17 @@ async def follow(
                 elif stream is not None:
                     _pass_on(event, watcher, stream)
     assert response is not None, "a run ends with RunFinished or with an error"
-    if stream is not None and stream.wrote:
-        stream.finish()
     return annotate(response, notes) if notes else response
+
+
+@contextmanager
+def _whole_lines(stream: AnswerStream | None) -> Iterator[None]:
+    """What follows an answer, or what is left of one that broke off, begins on its own line."""
+    try:
+        yield
+    finally:
+        if stream is not None:
+            stream.finish()
 
 
 @contextmanager

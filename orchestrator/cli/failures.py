@@ -1,6 +1,5 @@
 """What an error means to the person at the keyboard: one line, what to do next, an exit code."""
 
-import json
 from collections.abc import Mapping
 from typing import Any, NoReturn
 
@@ -10,8 +9,9 @@ from pydantic import ValidationError
 from adapters import errors as provider_errors
 from adapters.config import MissingVariable
 from orchestrator import errors
+from orchestrator.cli.text import neutralise
 
-FAILED, USAGE, BUDGET, INTERRUPTED = 1, 2, 3, 130
+FAILED, USAGE = 1, 2
 
 # The first row that fits gives the next step; a message that already says it has none.
 NEXT_STEPS: tuple[tuple[type[Exception], str], ...] = (
@@ -39,6 +39,9 @@ class Failure(click.ClickException):
 
     exit_code = FAILED
 
+    def __init__(self, message: str) -> None:
+        super().__init__(neutralise(message, terminal=True))  # a provider may have worded it
+
 
 class Misuse(Failure):
     """The same for what the user or the configuration got wrong: exit code 2."""
@@ -48,8 +51,9 @@ class Misuse(Failure):
 
 def explain(error: Exception) -> Failure:
     """The failure to show for any error that reaches the edge; a bug of ours is called one."""
-    if isinstance(error, errors.ConfigError):
-        return Misuse("\n".join(("the configuration cannot be used", *error.problems)))
+    if isinstance(error, (errors.ConfigError, errors.PatternError)) and error.problems:
+        what = "configuration" if isinstance(error, errors.ConfigError) else "pattern"
+        return Misuse("\n".join((f"the {what} cannot be used", *error.problems)))
     if isinstance(
         error, (errors.OrchestratorError, provider_errors.ProviderError, MissingVariable)
     ):
@@ -76,12 +80,6 @@ def _problem_line(problem: Mapping[str, Any]) -> str:
     where = ".".join(str(part) for part in problem["loc"])
     said = str(problem["msg"]).removeprefix("Value error, ")
     return f"{where}: {said}" if where else said
-
-
-def as_json(error: Exception) -> str:
-    """The same failure for a program."""
-    failure = explain(error)
-    return json.dumps({"error": type(error).__name__, "message": failure.message})
 
 
 def _with_next_step(error: Exception) -> str:

@@ -19,6 +19,10 @@ from orchestrator.events import (
 from orchestrator.responses import OrchestratorResponse
 
 CallState = Literal["waiting", "asked", "ok", "unusable", "failed"]
+CUTS = {
+    "length": "the answer is cut: it reached its length limit (--max-tokens)",
+    "content_filter": "the answer is cut: the provider's content filter stopped it",
+}
 MESSAGE_WIDTH = 160  # characters of an error that one line of progress repeats
 
 
@@ -169,9 +173,11 @@ def closing_line(response: OrchestratorResponse) -> str:
 
 def shortfalls(response: OrchestratorResponse) -> list[str]:
     """Why the answer is less than it was meant to be, one line each; empty for a complete one."""
+    cut = CUTS.get(response.finish_reason)
+    lines = [cut] if cut else []
     if response.status == "complete":
-        return []
+        return lines
     causes = [one_line(cause, 400) for cause in response.causes] or ["no cause was recorded"]
-    lines = [f"the answer is {response.status}: {causes[0]}", *causes[1:]]
+    lines += [f"the answer is {response.status}: {causes[0]}", *causes[1:]]
     missing = response.receipt.missing
     return [*lines, f"missing: {', '.join(missing)}"] if missing else lines

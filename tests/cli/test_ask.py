@@ -136,6 +136,7 @@ def test_files_follow_the_prompt(call: Call, made: Any, plant: Any, tmp_path: Pa
         (("hi", "--json", "--format", "text"), "", "contradict"),
         (("hi", "-m", "gpt", "--panel", "council"), "", "-m or --panel"),
         (("hi", "--temperature", "3"), "", "0<=x<=2"),
+        (("hi", "--receipt", "/does/not/exist/r.json"), "", "there is no folder /does/not/exist"),
         (("hi", "--config", "/does/not/exist.yaml"), "", "/does/not/exist.yaml"),
         (("hi", "--file", "/does/not/exist.txt"), "", "/does/not/exist.txt"),
     ],

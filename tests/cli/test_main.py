@@ -10,7 +10,7 @@ import click
 import pytest
 from click.testing import Result
 
-from adapters import AuthenticationFailed
+from adapters import AuthenticationFailed, RateLimited
 from adapters.config import MissingVariable
 from orchestrator import errors
 from orchestrator.cli import COMMANDS, main
@@ -103,7 +103,8 @@ def test_the_version_is_printed(call: Call) -> None:
         (errors.ConfigError(["a.yaml:1:2: no"]), 2, "a.yaml:1:2: no"),
         (errors.UnknownModel("Unknown model 'x'"), 2, "Unknown model 'x'"),
         (errors.InvalidRun("contradiction"), 2, "contradiction"),
-        (errors.PatternError("bad template"), 2, "bad template"),
+        (errors.PatternError(["a.yaml:1:1: x", "b.yaml:1:1: y"]), 2, "1:1: x\nb.yaml:1:1: y"),
+        (RateLimited("\x1b[2Jslow", provider="openai"), 1, "openai: [2Jslow"),
         (errors.QuorumNotMet("1 of 3"), 1, "orchestrator check"),
         (errors.DeadlineExceeded("120 s are over"), 1, "--time"),
         (MissingVariable("OPENAI_API_KEY"), 2, "OPENAI_API_KEY"),

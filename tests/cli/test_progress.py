@@ -138,6 +138,14 @@ def test_a_lesser_answer_is_announced_with_its_causes(made: Any) -> None:
     ]
 
 
+@pytest.mark.parametrize("reason", ["length", "content_filter"])
+def test_a_cut_answer_is_never_passed_off_as_whole(made: Any, reason: Any) -> None:
+    """The run may be complete and its answer still end too early."""
+    response = dataclasses.replace(made.response(), finish_reason=reason)
+
+    assert "the answer is cut" in shortfalls(response)[0]
+
+
 def test_quiet_shows_nothing_and_a_file_gets_lines(capsys: pytest.CaptureFixture[str]) -> None:
     """The board is for terminals."""
     assert isinstance(watcher(quiet=True), Silent)

@@ -149,6 +149,26 @@ def test_control_c_closes_the_upstream_and_ends_with_130(open_terminal: Open) ->
     assert "\x1b[?25h" in terminal.seen
 
 
+def test_a_silent_stdin_is_not_waited_for_silently(team: Path) -> None:
+    """A forgotten pipe looks like a hang; the note says what is waited for."""
+    process = subprocess.Popen(
+        [sys.executable, "-c", REPLAYING, "ask", "hi", "-q"],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=environment(config=str(team)),
+    )
+    with process:
+        assert process.stdin is not None
+        assert process.stderr is not None
+        said = process.stderr.readline()
+        process.stdin.close()
+        assert process.wait(PATIENCE_S) == 0
+
+    assert said.startswith("Note: reading stdin")
+
+
 def test_an_interrupt_signal_ends_with_130(team: Path) -> None:
     """The same without a terminal, as a supervisor would send it."""
     process = subprocess.Popen(
@@ -236,16 +256,16 @@ def test_control_c_during_an_answer_takes_back_the_turn_only(open_terminal: Open
 
 
 def test_help_is_there_at_once() -> None:
-    """Not slower than twice the two libraries that everything needs; the best of five each."""
+    """Not slower than twice the two libraries that everything needs; the best of some, in turn."""
 
-    def best(*words: str) -> float:
-        times = []
-        for _ in range(5):
-            started = time.perf_counter()
-            subprocess.run([sys.executable, *words], check=True, stdout=subprocess.DEVNULL)
-            times.append(time.perf_counter() - started)
-        return min(times)
+    def seconds(*words: str) -> float:
+        started = time.perf_counter()
+        subprocess.run([sys.executable, *words], check=True, stdout=subprocess.DEVNULL)
+        return time.perf_counter() - started
 
-    libraries = best("-c", "import click, pydantic")
+    libraries, helped = [], []
+    for _ in range(7):
+        libraries.append(seconds("-c", "import click, pydantic"))
+        helped.append(seconds("-m", "orchestrator", "--help"))
 
-    assert best("-m", "orchestrator", "--help") <= 2 * libraries
+    assert min(helped) <= 2 * min(libraries), (helped, libraries)
