@@ -16,9 +16,10 @@ from adapters.errors import (
     ContentFiltered,
     ContextWindowExceeded,
     InvalidRequest,
+    StreamBroken,
 )
 from adapters.types import Chunk, CompletionRequest
-from orchestrator.clock import Clock, SystemClock
+from orchestrator.clock import Clock, SystemClock, all_done
 from orchestrator.config import OrchestratorConfig, RequestConfig
 from orchestrator.errors import (
     DeadlineExceeded,
@@ -29,7 +30,15 @@ from orchestrator.errors import (
     UnknownModel,
 )
 from orchestrator.events import Event, RunFinished, RunStarted
-from orchestrator.panel import Answer, Ending, Member, Patience, fan_out, stage_share_s
+from orchestrator.panel import (
+    CLOSING_S,
+    Answer,
+    Ending,
+    Member,
+    Patience,
+    fan_out,
+    stage_share_s,
+)
 from orchestrator.patterns import Pattern, PatternLibrary
 from orchestrator.prompts import draft_request, plain_request, without_tools
 from orchestrator.receipts import AttemptLog, StageLog
@@ -114,12 +123,19 @@ class BaseOrchestrator:
         await _end(self._running)
         deployments = [*self._deployments.values(), *self._retired]
         self._retired.clear()
-        closed = await asyncio.gather(
-            *(deployment.aclose() for deployment in deployments), return_exceptions=True
-        )
-        for outcome in closed:
-            if isinstance(outcome, BaseException):
-                raise outcome
+        closing = {asyncio.create_task(one.aclose()): one.name for one in deployments}
+        try:
+            stuck = await all_done(self._clock, closing, CLOSING_S)
+        finally:
+            for task in closing:
+                task.cancel()
+        ended = [task for task in closing if task not in stuck and not task.cancelled()]
+        for error in [task.exception() for task in ended]:
+            if error is not None:
+                raise error
+        if stuck:
+            names = ", ".join(repr(closing[task]) for task in closing if task in stuck)
+            raise OrchestratorError(f"{names} did not close within {CLOSING_S:g} s")
 
     # The models.
 
@@ -218,10 +234,15 @@ class BaseOrchestrator:
                 seed=run.seed,
             )
         )
-        if target.is_plain:
-            await self._answer_plain(run)
-        else:
-            await self._answer_panel(run)
+        try:
+            if target.is_plain:
+                await self._answer_plain(run)
+            else:
+                await self._answer_panel(run)
+        except Exception:
+            if run.open_stage is not None:
+                run.end_stage(run.open_stage, "failed")
+            raise
         run.channel.put(RunFinished(response=run.response()))
 
     async def _answer_plain(self, run: Run) -> None:
@@ -348,12 +369,13 @@ class BaseOrchestrator:
                     if deliver:
                         await run.delivery.add(chunk)
             completion = attempt.fold.completion()
-        except asyncio.CancelledError:
-            attempt.cancelled()
-            raise
-        except Exception as error:  # noqa: BLE001 - a bug in one member's call must not end the panel
-            attempt.failed(error)
-            return Answer(member=member, error=error, elapsed_s=attempt.elapsed_s)
+        except (asyncio.CancelledError, Exception) as error:  # a bug in one call ends no panel
+            if _is_cancelled():  # whatever the adapter made of it
+                attempt.cancelled()
+                raise asyncio.CancelledError from error
+            failure = _as_failure(error, deployment, attempt.fold.text)
+            attempt.failed(failure)
+            return Answer(member=member, error=failure, elapsed_s=attempt.elapsed_s)
         attempt.finished(completion)
         return Answer(member=member, completion=completion, elapsed_s=attempt.elapsed_s)
 
@@ -433,6 +455,26 @@ class BaseOrchestrator:
         raise QuorumNotMet(
             f"No member of {run.target.name!r} gave a usable answer: " + "; ".join(stage.causes)
         )
+
+
+def _is_cancelled() -> bool:
+    """Whether somebody has asked this very task to end."""
+    task = asyncio.current_task()
+    return task is not None and task.cancelling() > 0
+
+
+def _as_failure(error: BaseException, deployment: Deployment, text: str) -> Exception:
+    """What failed a call, as an error. A cancellation that nobody asked for is one as well."""
+    if isinstance(error, Exception):
+        return error
+    failure = StreamBroken(
+        "the call was cancelled from within",
+        partial_text=text,
+        provider=deployment.config.provider.value,
+        deployment=deployment.name,
+    )
+    failure.__cause__ = error
+    return failure
 
 
 def may_follow(error: Exception, failed: ModelConfig, following: ModelConfig) -> bool:

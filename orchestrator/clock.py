@@ -82,6 +82,15 @@ class FakeClock:
         return {task for task in tasks if task.done()}
 
 
+async def all_done(clock: Clock, tasks: Collection[Future[T]], limit_s: float) -> set[Future[T]]:
+    """Wait until all tasks are done, or the limit is over; those that still run."""
+    ends_s = clock.monotonic() + limit_s
+    running = {task for task in tasks if not task.done()}
+    while running and (left_s := ends_s - clock.monotonic()) > 0:
+        running -= await clock.first_done(running, left_s)
+    return running
+
+
 def make_rng(seed: int, *purpose: object) -> random.Random:
     """The source of chance of one run: the same seed and purpose, the same shuffles.
 

@@ -8,9 +8,11 @@ from typing import Any, Literal
 
 from adapters.errors import ProviderError
 from adapters.types import Completion
-from orchestrator.clock import Clock
+from orchestrator.clock import Clock, all_done
 
 Ending = Literal["all", "quorum", "stage", "run"]
+
+CLOSING_S = 5.0  # how long a call may take to end once it is cancelled; then it is left behind
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -147,8 +149,9 @@ async def fan_out(
 ) -> tuple[list[Answer], Ending]:
     """Run the calls at once; the answers there are when all are done or patience ends.
 
-    Calls that are still running then are cancelled and waited for; `before_cancelling` is told
-    why. If this is cancelled itself, or a call raises, every call is ended likewise.
+    Calls that are still running then are cancelled and waited for, though not for ever;
+    `before_cancelling` is told why. If this is cancelled itself, or a call raises, every call is
+    ended likewise.
     """
     tasks = [asyncio.create_task(call()) for call in calls]
     pending = set(tasks)
@@ -167,12 +170,11 @@ async def fan_out(
             pending -= await clock.first_done(pending, limit_s - now_s)
         before_cancelling(ending)
     finally:
-        await _end(pending)
+        await _end(pending, clock)
     return [task.result() for task in tasks if task.done() and not task.cancelled()], ending
 
 
-async def _end(tasks: set[asyncio.Task[Answer]]) -> None:
+async def _end(tasks: set[asyncio.Task[Answer]], clock: Clock) -> None:
     for task in tasks:
         task.cancel()
-    if tasks:
-        await asyncio.wait(tasks)
+    await all_done(clock, tasks, CLOSING_S)

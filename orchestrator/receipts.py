@@ -1,5 +1,6 @@
 """Write down what a run does while it does it, and make the receipt of it at the end."""
 
+from asyncio import CancelledError
 from collections.abc import Sequence
 from typing import Any, Literal
 
@@ -49,6 +50,7 @@ class StageLog:
         self.index = index
         self.members = tuple(members)
         self.attempts: list[AttemptRecord] = []
+        self.running: list[AttemptLog] = []
         self.causes: list[str] = []  # why it is not all it was meant to be
         self.notes: list[str] = []  # what else happened
         self.outcome: dict[str, Any] = {}
@@ -67,6 +69,8 @@ class StageLog:
         )
 
     def finish(self, status: StageStatus, summary: str = "") -> StageRecord:
+        for left_behind in tuple(self.running):
+            left_behind.cancelled()
         elapsed_s = self.clock.monotonic() - self._started_s
         self.channel.put(
             StageFinished(
@@ -108,6 +112,7 @@ class AttemptLog:
         self._first_content_s: float | None = None
         self._told_s = 0.0
         self._characters = 0
+        stage.running.append(self)
         stage.channel.put(
             AttemptStarted(
                 stage=stage.name, member=member.name, deployment=deployment, attempt=number
@@ -119,7 +124,13 @@ class AttemptLog:
         return self._stage.clock.monotonic() - self._started_s
 
     def add(self, chunk: Chunk, *, tell: bool) -> None:
-        """A piece has come; `tell` the listener now and then."""
+        """A piece has come; `tell` the listener now and then.
+
+        Raises:
+            CancelledError: the stage is over, and nobody waits for this call any more.
+        """
+        if self not in self._stage.running:
+            raise CancelledError
         self.fold.add(chunk)
         if not chunk.has_content:
             return
@@ -165,7 +176,8 @@ class AttemptLog:
         )
 
     def cancelled(self) -> None:
-        self._end("cancelled", "Cancelled", self._stage.ending, None)
+        if self in self._stage.running:
+            self._end("cancelled", "Cancelled", self._stage.ending, None)
 
     def _end(self, status: AttemptStatus, error: str, message: str, code: int | None) -> None:
         self._stage.channel.put(
@@ -196,6 +208,7 @@ class AttemptLog:
         message: str = "",
         status_code: int | None = None,
     ) -> None:
+        self._stage.running.remove(self)
         self._stage.attempts.append(
             AttemptRecord(
                 member=self._member.name,

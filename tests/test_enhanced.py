@@ -991,6 +991,87 @@ async def test_a_plain_deployment_runs_without_a_pattern() -> None:
     assert response.content == "draft by gpt.\nTwo lines."
 
 
+# Leaving early.
+
+
+class Counting(MockAdapter):
+    """Counts the streams that are open."""
+
+    open = 0
+
+    async def stream(self, request: CompletionRequest, **about: Any) -> Any:
+        self.open += 1
+        try:
+            async with aclosing(super().stream(request, **about)) as chunks:
+                async for chunk in chunks:
+                    await asyncio.sleep(0)
+                    yield chunk
+        finally:
+            try:
+                await asyncio.sleep(0)  # as one that closes a connection would
+            finally:
+                self.open -= 1
+
+
+def counting() -> Panel:
+    """A panel whose models do as they are asked, so that every stage of a pattern runs."""
+    panel = Panel(
+        rank=dumps(ranking=["A", "B", "C"]),
+        pick=dumps(pick="A"),
+        plan=dumps(questions=["When?", "Where?"]),
+        critique=dumps(critiques=[{"label": "A", "faults": ["wrong"]}]),
+    )
+    panel.adapters = {name: Counting(panel._script(name), deployment=name) for name in NAMES}
+    return panel
+
+
+def open_streams(panel: Panel) -> int:
+    return sum(one.open for one in panel.adapters.values() if isinstance(one, Counting))
+
+
+@pytest.mark.parametrize("pattern", sorted(LIBRARY))
+async def test_a_run_cancelled_at_any_turn_of_the_loop_leaves_nothing_behind(pattern: str) -> None:
+    """At the first turn, the second, and so on until a run is over before it is cancelled."""
+    before = asyncio.all_tasks()
+    for moment in range(1, 1000):
+        panel = counting()
+        async with panel.engine() as engine:
+            request = RequestConfig(prompt="Q?", model=f"{pattern}/p", seed=1)
+            running = asyncio.ensure_future(engine.execute_request(request))
+            await turns(moment)
+            running.cancel()
+            await asyncio.wait({running})
+
+            assert open_streams(panel) == 0
+            assert asyncio.all_tasks() - before == set()
+        if not running.cancelled():
+            break
+    assert moment > 10
+    assert running.result().content
+
+
+@pytest.mark.parametrize("pattern", sorted(LIBRARY))
+async def test_a_listener_may_leave_after_any_event(pattern: str) -> None:
+    """After the first, the second, and so on to the last."""
+    before = asyncio.all_tasks()
+    for wanted in range(1, 1000):
+        panel = counting()
+        heard: list[Event] = []
+        async with panel.engine() as engine:
+            request = RequestConfig(prompt="Q?", model=f"{pattern}/p", seed=1)
+            async with aclosing(engine.stream_request(request)) as events:
+                async for event in events:
+                    heard.append(event)
+                    if len(heard) == wanted:
+                        break
+
+            assert open_streams(panel) == 0
+            assert asyncio.all_tasks() - before == set()
+        if isinstance(heard[-1], RunFinished):
+            break
+    assert wanted > 10
+
+
 # What does not fit.
 
 
