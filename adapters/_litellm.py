@@ -12,8 +12,9 @@ import importlib
 import logging
 import os
 import threading
+import re
 import weakref
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Coroutine, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -304,16 +305,17 @@ def explain(call: Call, error: Exception, fields: Mapping[str, Any]) -> Provider
         return MalformedResponse(
             f"the answer could not be read ({type(error).__name__})", **call.about
         )
-    kind = next(
-        (ERRORS[base.__name__] for base in type(error).__mro__ if base.__name__ in ERRORS),
-        InvalidRequest,
-    )
+    known = (ERRORS[base.__name__] for base in type(error).__mro__ if base.__name__ in ERRORS)
+    kind = next(known, InvalidRequest)
+    if kind.default_retryable:  # nothing was sent, so sending it again changes nothing
+        kind = InvalidRequest
     return kind(_without_prefix(message), **call.about)
 
 
 def _without_prefix(message: str) -> str:
-    """The message without litellm's own names and its advice on litellm's own settings."""
-    return message.removeprefix("litellm.").split(" To drop ")[0].strip()
+    """The message without litellm's names, its source, and its advice on its own settings."""
+    first = re.split(r" To drop |\s*Traceback \(most|\. Handle with |\. File an issue", message)[0]
+    return first.removeprefix("litellm.").strip()
 
 
 def count_tokens(model: str, text: str) -> int:

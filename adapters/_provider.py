@@ -1,7 +1,6 @@
 """How a provider is called through litellm: fields in, limits around, a checked answer out."""
 
-import copy
-from collections.abc import AsyncGenerator, AsyncIterator, Generator, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Generator, Mapping, Sequence
 from contextlib import aclosing, asynccontextmanager, contextmanager
 from typing import Any, ClassVar, NoReturn
 
@@ -163,13 +162,19 @@ class LiteLLMAdapter(BaseAdapter):
         }
         if self.config.max_tokens is not None:
             given.setdefault("max_tokens", self.config.max_tokens)
-        given = copy.deepcopy({**given, **request.extra})
+        extra = {name: value for name, value in request.extra.items() if value is not None}
+        given = _plain({**given, **extra})
         for name in self.ignored | {"n"}:
             given.pop(name, None)
         return {
-            **self.write_fields(given),
+            **written,
             "model": f"{self.prefix}/{self.config.model}",
-            "messages": copy.deepcopy(list(request.messages)),
+        try:
+            written = self.write_fields(given)
+        except (AttributeError, KeyError, TypeError) as error:
+            message = "tools, tool_choice, response_format or thinking is not in its proper shape"
+            raise InvalidRequest(message, **self.named()) from error
+            "messages": _plain(request.messages),
             "api_key": self._api_key(),
             "api_base": self._api_base() + self.path,
         }
@@ -179,7 +184,7 @@ class LiteLLMAdapter(BaseAdapter):
             if name not in self.extra_fields:
                 known = ", ".join(sorted(self.extra_fields))
                 self._refuse(f"unknown field {name!r} in extra; known: {known}")
-        if request.extra.get("n", 1) != 1:
+        if request.extra.get("n") not in (None, 1):
             self._refuse("n must be 1: a completion is one answer; ask several times for more")
         url = refused_url(
             request.messages, policy=self.config.media_urls, provider_fetches=self.fetches_media()
@@ -227,7 +232,8 @@ class LiteLLMAdapter(BaseAdapter):
         call = Call(
             format=self.wire,
             limits=limits,
-            inner=self._connected().pool(),
+        connection = self._connected()  # kept for the call: another key may take its place
+            inner=connection.pool(),
             streamed=streamed,
             about=self.named(),
             done_is_complete=self.config.done_without_finish == "complete",
@@ -354,3 +360,12 @@ def _content_only(chunk: Chunk, model: str | None) -> Chunk:
     return Chunk(
         text=chunk.text, reasoning=chunk.reasoning, tool_calls=chunk.tool_calls, model=model
     )
+def _plain(value: Any) -> Any:
+    """The value in JSON's own containers, all of them new: litellm changes what it is given."""
+    if isinstance(value, Mapping):
+        return {key: _plain(inner) for key, inner in value.items()}
+    if isinstance(value, Sequence) and not isinstance(value, (str, bytes)):
+        return [_plain(inner) for inner in value]
+    return value
+
+

@@ -20,7 +20,7 @@ class AnthropicAdapter(LiteLLMAdapter):
     default_base = "https://api.anthropic.com"
     path = "/v1/messages"
     key_variables: ClassVar = ("ANTHROPIC_API_KEY",)
-    ignored: ClassVar = frozenset(("seed",))
+    ignored: ClassVar = frozenset(("seed", "safety_identifier"))
 
     def read_answer(
         self, response: Any, body: Mapping[str, Any]

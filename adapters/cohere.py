@@ -77,6 +77,8 @@ def _cohere_spelling(given: dict[str, Any]) -> dict[str, Any]:
     schema = written.get("response_format", {}).get("json_schema")
     if schema is not None:
         written["response_format"] = {"type": "json_object", "json_schema": schema["schema"]}
+    if isinstance(written.get("stop"), str):
+        written["stop"] = [written["stop"]]
     choice = written.pop("tool_choice", None)
     if isinstance(choice, Mapping):  # Cohere can only be told to call some tool: leave it one
         name = choice["function"]["name"]

@@ -1,6 +1,6 @@
 """Google's Gemini API."""
 
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from adapters import _formats
 from adapters._provider import LiteLLMAdapter
@@ -15,6 +15,11 @@ class GoogleAdapter(LiteLLMAdapter):
     path = "/v1beta"
     key_variables: ClassVar = ("GEMINI_API_KEY", "GOOGLE_API_KEY")
     ignored: ClassVar = frozenset(("user", "safety_identifier"))
+
+    def write_fields(self, given: dict[str, Any]) -> dict[str, Any]:
+        if given.get("service_tier") == "auto":  # litellm would ask for the dearer tier
+            del given["service_tier"]
+        return given
 
     def fetches_media(self) -> bool:
         return False  # litellm would download them here and send the bytes
