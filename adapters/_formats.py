@@ -273,19 +273,18 @@ COHERE = WireFormat(
 
 
 def is_plausible(usage: Any) -> bool:
-    """Whether every figure in a usage object is a token count a provider could mean."""
-    return isinstance(usage, dict) and all(_plausible_value(value) for value in usage.values())
+    """Whether every figure of tokens in a usage object is one that a provider could mean.
+
+    Other figures are not looked at: hosts put costs, times and flags beside the tokens.
+    """
+    return isinstance(usage, dict) and all(_plausible(key, value) for key, value in usage.items())
 
 
-def _plausible_value(value: Any) -> bool:
+def _plausible(key: str, value: Any) -> bool:
     if isinstance(value, dict):
-        return all(_plausible_value(inner) for inner in value.values())
-    if isinstance(value, bool) or value is None or isinstance(value, list):
+        return all(_plausible(inner_key, inner) for inner_key, inner in value.items())
+    if "token" not in key.lower() or key.lower().endswith("details") or value is None:
         return True
-    if isinstance(value, (int, float)):
+    if isinstance(value, (int, float)) and not isinstance(value, bool):
         return 0 <= value <= TOKENS_MAX
-    return isinstance(value, str) and not _looks_numeric(value)
-
-
-def _looks_numeric(text: str) -> bool:
-    return text.lstrip("+-").replace(".", "", 1).isdigit()
+    return False

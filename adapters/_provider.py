@@ -81,9 +81,11 @@ class LiteLLMAdapter(BaseAdapter):
                     response = await _litellm.complete(
                         call, self._connected(), self.clients, fields
                     )
-                text, reasoning, tool_calls = self.read_answer(response, call.body or {})
-                reported = _read.read_usage(self.read_usage(response, call.body or {}))
-                usage = reported if call.usage_seen else None
+                try:
+                    text, reasoning, tool_calls = self.read_answer(response, call.body or {})
+                    usage = _read.read_usage(self.read_usage(response, call.body or {}))
+                except Exception as error:  # noqa: BLE001 - whatever stands where text belongs
+                    raise _litellm.explain(call, error, fields) from None
                 return self._checked(call, request, text, reasoning, tool_calls, usage)
 
     async def stream(
@@ -104,10 +106,11 @@ class LiteLLMAdapter(BaseAdapter):
                 pieces = self._pieces(call, source, fields)
                 async with aclosing(pieces):
                     try:
-                        async for chunk in clocks.watch(pieces):
-                            fold.add(chunk)
-                            if chunk.has_content:
-                                yield _content_only(chunk, call.model)
+                        async with aclosing(clocks.watch(pieces)) as chunks:
+                            async for chunk in chunks:
+                                fold.add(chunk)
+                                if chunk.has_content:
+                                    yield _content_only(chunk, call.model)
                     except ProviderTimeout:
                         if call.finish is None:  # else only the connection's end is late
                             raise
@@ -166,14 +169,14 @@ class LiteLLMAdapter(BaseAdapter):
         given = _plain({**given, **extra})
         for name in self.ignored | {"n"}:
             given.pop(name, None)
-        return {
-            **written,
-            "model": f"{self.prefix}/{self.config.model}",
         try:
             written = self.write_fields(given)
         except (AttributeError, KeyError, TypeError) as error:
             message = "tools, tool_choice, response_format or thinking is not in its proper shape"
             raise InvalidRequest(message, **self.named()) from error
+        return {
+            **written,
+            "model": f"{self.prefix}/{self.config.model}",
             "messages": _plain(request.messages),
             "api_key": self._api_key(),
             "api_base": self._api_base() + self.path,
@@ -229,10 +232,10 @@ class LiteLLMAdapter(BaseAdapter):
 
     @asynccontextmanager
     async def _call(self, limits: Limits, *, streamed: bool) -> AsyncIterator[Call]:
+        connection = self._connected()  # kept for the call: another key may take its place
         call = Call(
             format=self.wire,
             limits=limits,
-        connection = self._connected()  # kept for the call: another key may take its place
             inner=connection.pool(),
             streamed=streamed,
             about=self.named(),
@@ -277,10 +280,7 @@ class LiteLLMAdapter(BaseAdapter):
         if finish in ("stop", "tool_calls") and not (text.strip() or tool_calls):
             self._fail_empty()
         if finish != "length":
-            for tool_call in tool_calls:
-                if not _read.is_json_object(tool_call.arguments):
-                    message = f"the arguments of tool call {tool_call.name!r} are not a JSON object"
-                    raise MalformedResponse(message, **self.named())
+            self._check_calls(tool_calls)
 
         written = text + "".join(call.name + call.arguments for call in tool_calls)
 
@@ -299,6 +299,14 @@ class LiteLLMAdapter(BaseAdapter):
                 usage if call.usage_seen else None, written=written, count=count
             ),
         )
+
+    def _check_calls(self, tool_calls: tuple[ToolCall, ...]) -> None:
+        for tool_call in tool_calls:
+            if not tool_call.name:
+                raise MalformedResponse("a tool call has no name", **self.named())
+            if not _read.is_json_object(tool_call.arguments):
+                message = f"the arguments of tool call {tool_call.name!r} are not a JSON object"
+                raise MalformedResponse(message, **self.named())
 
     def _fail_empty(self) -> NoReturn:
         raise EmptyAnswer("the provider sent an answer with nothing in it", **self.named())
@@ -355,11 +363,6 @@ class OpenAILikeAdapter(LiteLLMAdapter):
         return _read.ThinkingReader()
 
 
-def _content_only(chunk: Chunk, model: str | None) -> Chunk:
-    """The chunk without the usage, which comes once, checked, at the end."""
-    return Chunk(
-        text=chunk.text, reasoning=chunk.reasoning, tool_calls=chunk.tool_calls, model=model
-    )
 def _plain(value: Any) -> Any:
     """The value in JSON's own containers, all of them new: litellm changes what it is given."""
     if isinstance(value, Mapping):
@@ -369,3 +372,8 @@ def _plain(value: Any) -> Any:
     return value
 
 
+def _content_only(chunk: Chunk, model: str | None) -> Chunk:
+    """The chunk without the usage, which comes once, checked, at the end."""
+    return Chunk(
+        text=chunk.text, reasoning=chunk.reasoning, tool_calls=chunk.tool_calls, model=model
+    )

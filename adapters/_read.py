@@ -94,7 +94,7 @@ def believable(usage: Usage | None, *, written: str, count: Callable[[], tuple[i
     return Usage(
         prompt_tokens=known.prompt_tokens or prompt,
         completion_tokens=max(known.completion_tokens, completion),
-        cached_tokens=known.cached_tokens,
+        cached_tokens=min(known.cached_tokens, known.prompt_tokens or prompt),
         reasoning_tokens=known.reasoning_tokens,
         estimated=True,
     )
@@ -121,12 +121,12 @@ def _deltas(calls: Iterable[Any]) -> Iterable[ToolCallDelta]:
         function = _get(call, "function")
         index = _get(call, "index")
         index = position if index is None else int(index)
-        name = _get(function, "name") or None
+        name = as_text(_get(function, "name")) or None
         yield ToolCallDelta(
             index=index,
-            id=_get(call, "id") or (f"call_{index}" if name else None),  # some hosts send none
+            id=as_id(_get(call, "id")) or (f"call_{index}" if name else None),
             name=name,
-            arguments=_arguments(_get(function, "arguments")),
+            arguments=as_arguments(_get(function, "arguments")),
         )
 
 
@@ -209,20 +209,36 @@ def read_message(response: Any) -> tuple[str, str, tuple[ToolCall, ...]]:
     message = _get(choice, "message")
     calls = tuple(
         ToolCall(
-            id=_get(call, "id") or f"call_{position}",
-            name=_get(_get(call, "function"), "name") or "",
-            arguments=_arguments(_get(_get(call, "function"), "arguments")),
+            id=as_id(_get(call, "id")) or f"call_{position}",
+            name=as_text(_get(_get(call, "function"), "name")),
+            arguments=as_arguments(_get(_get(call, "function"), "arguments")),
         )
         for position, call in enumerate(_get(message, "tool_calls") or ())
     )
     return _written(message), _reasoning(message), calls
 
 
-def _arguments(value: Any) -> str:
+def as_text(value: Any) -> str:
+    """Text where text belongs.
+
+    Raises:
+        TypeError: something else stands there.
+    """
+    if value is None or isinstance(value, str):
+        return value or ""
+    raise TypeError(f"text was expected, not {type(value).__name__}")
+
+
+def as_id(value: Any) -> str | None:
+    """The id of a tool call; some hosts send none, or a number."""
+    if isinstance(value, int) and not isinstance(value, bool):
+        return str(value)
+    return as_text(value) or None
+
+
+def as_arguments(value: Any) -> str:
     """JSON text; some hosts send the object itself."""
-    if isinstance(value, str):
-        return value
-    return "" if value is None else json.dumps(value, ensure_ascii=False)
+    return json.dumps(value, ensure_ascii=False) if isinstance(value, dict) else as_text(value)
 
 
 def is_json_object(text: str) -> bool:
@@ -231,7 +247,7 @@ def is_json_object(text: str) -> bool:
         return True
     try:
         return isinstance(json.loads(text), dict)
-    except ValueError:
+    except (ValueError, RecursionError):
         return False
 
 
@@ -257,7 +273,8 @@ def _reasoning(place: Any) -> str:
 
 def _count(place: Any, name: str) -> int:
     value = _get(place, name)
-    return int(value) if isinstance(value, (int, float)) and value > 0 else 0
+    is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
+    return int(value) if is_number and value > 0 else 0
 
 
 def _get(place: Any, name: str) -> Any:

@@ -266,7 +266,7 @@ async def _open_stream(
 ) -> httpx.Response:
     parts = response.aiter_bytes()
     first = await _first_part(call, parts)
-    if first.lstrip(b"\xef\xbb\xbf \t\r\n")[:1] in (b"{", b"[", b"<"):
+    if first[:1] in (b"{", b"[", b"<"):
         raise await _refuse_plain_in_stream(call, first, parts, response)
     stream = call.lines = _WatchedStream(call, first, parts, response)
     headers = [("content-type", "text/event-stream")]
@@ -274,17 +274,22 @@ async def _open_stream(
 
 
 async def _first_part(call: Call, parts: AsyncIterator[bytes]) -> bytes:
-    """The first bytes that are not white space, with what came before them."""
-    collected = b""
+    """The first bytes that say something; a byte order mark and white space say nothing."""
+    size, limit = 0, call.limits.body_bytes
     try:
         async for part in parts:
-            collected += part
-            if collected.strip(b"\xef\xbb\xbf \t\r\n"):
-                break
+            size += len(part)
+            if size > limit:
+                message = f"the stream is larger than {limit:,} bytes"
+                raise _refuse(call, MalformedResponse(message, **call.about))
+            if start := part.lstrip(b"\xef\xbb\xbf \t\r\n"):
+                return start
+    except Refused:
+        raise
     except httpx.RequestError as error:
         message = "the connection closed before any of the answer arrived"
         raise _refuse(call, ConnectionFailed(message, **call.about)) from error
-    return collected
+    return b""
 
 
 async def _refuse_plain_in_stream(

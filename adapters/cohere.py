@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 
 from adapters import _formats
 from adapters._provider import LiteLLMAdapter
-from adapters._read import Reader, read_usage
+from adapters._read import Reader, as_arguments, as_id, as_text, read_usage
 from adapters.types import Chunk, ToolCall, ToolCallDelta
 
 
@@ -41,11 +41,11 @@ class CohereAdapter(LiteLLMAdapter):
         parts = message.get("content") or ()
         calls = tuple(
             ToolCall(
-                id=call.get("id", ""),
-                name=call["function"]["name"],
-                arguments=call["function"].get("arguments") or "",
+                id=as_id(call.get("id")) or f"call_{position}",
+                name=as_text(call["function"]["name"]),
+                arguments=as_arguments(call["function"].get("arguments")),
             )
-            for call in message.get("tool_calls") or ()
+            for position, call in enumerate(message.get("tool_calls") or ())
         )
         return _joined(parts, "text"), _joined(parts, "thinking"), calls
 
@@ -95,10 +95,14 @@ def _read_event(event: Mapping[str, Any]) -> Chunk:
     match event.get("type"):
         case "content-start" | "content-delta":
             content = message.get("content") or {}
-            return Chunk(text=content.get("text") or "", reasoning=content.get("thinking") or "")
+            return Chunk(
+                text=as_text(content.get("text")), reasoning=as_text(content.get("thinking"))
+            )
         case "tool-call-start" | "tool-call-delta":
             return Chunk(
-                tool_calls=(_read_call(event.get("index") or 0, message.get("tool_calls") or {}),)
+                tool_calls=(
+                    _read_call(int(event.get("index") or 0), message.get("tool_calls") or {}),
+                )
             )
         case "message-end":
             found = _usage_fields(delta.get("usage"))
@@ -110,14 +114,14 @@ def _read_call(index: int, call: Mapping[str, Any]) -> ToolCallDelta:
     function = call.get("function") or {}
     return ToolCallDelta(
         index=index,
-        id=call.get("id"),
-        name=function.get("name"),
-        arguments=function.get("arguments") or "",
+        id=as_id(call.get("id")),
+        name=as_text(function.get("name")) or None,
+        arguments=as_arguments(function.get("arguments")),
     )
 
 
 def _joined(parts: Any, kind: str) -> str:
-    return "".join(part.get(kind) or "" for part in parts if part.get("type") == kind)
+    return "".join(as_text(part.get(kind)) for part in parts if part.get("type") == kind)
 
 
 def _usage_fields(usage: Any) -> dict[str, Any] | None:
