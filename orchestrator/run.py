@@ -6,7 +6,7 @@ from dataclasses import replace
 from adapters.base import BaseAdapter
 from adapters.config import ModelConfig
 from adapters.factory import create_adapter
-from adapters.types import Limits
+from adapters.types import FinishReason, Limits
 from orchestrator.channel import Channel, Delivery
 from orchestrator.clock import Clock, new_run_id, new_seed
 from orchestrator.config import OrchestratorConfig, RequestConfig, config_hash
@@ -22,6 +22,10 @@ from orchestrator.receipts import (
 from orchestrator.resolve import Target
 from orchestrator.responses import OrchestratorResponse, Receipt, RunStatus, StageRecord
 
+CUTS: Mapping[FinishReason, str] = {
+    "length": "the answer was cut off by its length limit",
+    "content_filter": "the answer was cut off by the provider's content filter",
+}
 LEAST_CALL_S = 0.02  # with less time left than this, a call is not worth beginning
 
 
@@ -123,9 +127,11 @@ class Run:
     def response(self) -> OrchestratorResponse:
         """What has come of it, with the receipt."""
         delivery = self.delivery
-        status: RunStatus = "complete"
-        if self.causes:
-            status = "partial" if self.is_partial else "degraded"
+        cut = CUTS.get(delivery.finish_reason)
+        causes = (*self.causes, cut) if cut else tuple(self.causes)
+        status: RunStatus = "degraded" if causes else "complete"
+        if cut or (causes and self.is_partial):
+            status = "partial"
         receipt = Receipt(
             run_id=self.run_id,
             model=self.target.name,
@@ -136,7 +142,7 @@ class Run:
             started_at=self.started_at.isoformat(),
             elapsed_s=self.clock.monotonic() - self.started_s,
             status=status,
-            causes=tuple(self.causes),
+            causes=causes,
             missing=self.missing,
             calls=sum(len(stage.attempts) for stage in self.stages),
             usage=total_usage(self.stages),
@@ -147,7 +153,7 @@ class Run:
         return OrchestratorResponse(
             content=delivery.content,
             status=status,
-            causes=tuple(self.causes),
+            causes=causes,
             model_responses=member_responses(self.stages[0] if self.stages else None),
             receipt=receipt,
             finish_reason=delivery.finish_reason,

@@ -184,6 +184,27 @@ async def test_the_response_is_the_fold_of_the_stream(text: str, step: int, fini
     assert response.finish_reason == finish
 
 
+@pytest.mark.parametrize(
+    ("finish", "said"), [("length", "length limit"), ("content_filter", "content filter")]
+)
+@pytest.mark.parametrize("name", ["gpt", "council"])
+async def test_an_answer_that_was_cut_off_is_partial(finish: Any, said: str, name: str) -> None:
+    """It is given, and never called complete; a filtered draft is no answer at all."""
+    cut = [Reply(text="The first of three reasons is", finish_reason=finish)]
+    adapters = mocks(gpt=cut, claude=cut, gemini=cut)
+
+    async with BaseOrchestrator(config(), adapters=adapters) as engine:
+        if name == "council" and finish == "content_filter":
+            with pytest.raises(QuorumNotMet):
+                await engine.execute_request(ask(model=name))
+            return
+        response = await engine.execute_request(ask(model=name))
+
+    assert response.status == response.receipt.status == "partial"
+    assert said in response.causes[-1]
+    assert response.finish_reason == finish
+
+
 async def test_the_error_of_a_single_deployment_is_raised_as_it_is() -> None:
     """There is nothing to add to it."""
     error = RateLimited("slow down", provider="openai", deployment="gpt", retry_after_s=3)
