@@ -7,7 +7,7 @@ Agreement is a count and nothing else: it says how many agree, not how likely th
 
 import json
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from decimal import Decimal, InvalidOperation
 from typing import Any
@@ -391,6 +391,16 @@ def normalise(answer: str) -> str:
 
 def read_object(text: str) -> dict[str, Any] | None:
     """The JSON object in a text: alone, in a code fence, or between other words."""
+    return next(_objects(text), None)
+
+
+def _last_object(text: str, key: str) -> dict[str, Any] | None:
+    """The last object that has the key: models quote and think before they decide."""
+    return next((found for found in reversed([*_objects(text)]) if key in found), None)
+
+
+def _objects(text: str) -> Iterator[dict[str, Any]]:
+    """The JSON objects in a text, empty ones left out; not for ever looked for."""
     decoder = json.JSONDecoder()
     start = text.find("{")
     tried = 0
@@ -400,10 +410,9 @@ def read_object(text: str) -> dict[str, Any] | None:
         except (ValueError, RecursionError):
             found, end = None, start + 1
         if isinstance(found, dict) and found:
-            return found
+            yield found
         start = text.find("{", end)
         tried += 1
-    return None
 
 
 _CHAINED = re.compile(r"\b[A-Z]{1,2}(?:\s*[>→]\s*(?:[Dd]raft\s+)?[A-Z]{1,2}\b)+")
@@ -417,8 +426,8 @@ def read_ranking(text: str, labels: Sequence[str]) -> list[str] | None:
 
     A ranking may be partial. Labels that were not shown, or come twice, do not count.
     """
-    found = read_object(text)
-    if found is not None and isinstance(found.get("ranking"), list):
+    found = _last_object(text, "ranking")
+    if found is not None and isinstance(found["ranking"], list):
         return _unique(_label_in(str(entry), labels) for entry in found["ranking"]) or None
     if chained := _CHAINED.findall(text):
         return _known(_LABEL.findall(chained[-1]), labels) or None
@@ -437,16 +446,24 @@ _LONE_PICK = re.compile(r"(?im)^\W*(?:(?:draft|answer|response)\s+)?([A-Z]{1,2})
 
 def read_pick(text: str, labels: Sequence[str]) -> tuple[str, str] | None:
     """The label a judge picked and why; None where no label can be read."""
-    found = read_object(text)
-    if found is not None and "pick" in found:
+    found = _last_object(text, "pick")
+    if found is not None:
         label = _label_in(str(found["pick"]), labels)
         return (label, str(found.get("reason", ""))) if label else None
     known = _known(_NAMED_PICK.findall(text), labels) or _known(_LONE_PICK.findall(text), labels)
     return (known[-1], "") if known else None
 
 
+_LEADING_LABEL = re.compile(
+    r"\W*(?:(?:draft|answer|response|candidate)\s+)?([a-z]{1,2})\b(?!\s+\w)", re.IGNORECASE
+)
+
+
 def _label_in(entry: str, labels: Sequence[str]) -> str | None:
-    """The label in "B", "draft B" or "**B**"."""
+    """The label in "B", "draft b", "B (the second)" or "my choice is **B**"."""
+    leading = _LEADING_LABEL.match(entry)
+    if leading and leading[1].upper() in labels:
+        return leading[1].upper()
     words = re.findall(r"[A-Za-z]+", entry)
     return words[-1] if words and words[-1] in labels else None
 
