@@ -134,9 +134,7 @@ class EnhancedOrchestrator(BaseOrchestrator):
         for step in steps(pattern):
             reason = reason_to_skip(step, board, is_over=run.is_over)
             if reason:
-                stage = _begin_stage(run, step, ())
-                stage.notes.append(reason)
-                run.end_stage(stage, "skipped", reason)
+                _skip(run, board, step, reason)
             else:
                 await self._run_step(run, board, step)
         if not board.is_answered:
@@ -421,11 +419,21 @@ def reason_to_skip(step: Step, board: Board, *, is_over: bool) -> str:
         return "no faults were found"
     if stage.combine is None and "others" in stage.sees and len(board.drafts) < 2:
         return "there is only one draft"
+    if stage.combine == "rank" and stage.each and not step.is_last and len(board.drafts) < 3:
+        return "nobody would see two drafts to rank"
     if stage.combine is None and "previous" in stage.sees and not board.notes:
         return "there is nothing to work in"
     if stage.each == "items" and not _items(board, stage):
         return "there is nothing to ask"
     return ""
+
+
+def _skip(run: Run, board: Board, step: Step, reason: str) -> None:
+    if step.stage.each == "items":
+        board.notes = []  # questions that nobody was asked tell a reader nothing
+    stage = _begin_stage(run, step, ())
+    stage.notes.append(reason)
+    run.end_stage(stage, "skipped", reason)
 
 
 def _items(board: Board, stage: Stage) -> list[str]:

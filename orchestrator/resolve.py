@@ -159,13 +159,17 @@ def _listed(names: Iterable[str]) -> str:
 
 
 def numbered(members: Sequence[Member]) -> tuple[Member, ...]:
-    """The members, those that stand there more than once numbered: `gpt#1`, `gpt#2`."""
-    counts = Counter(member.name for member in members)
+    """The members, those that stand there more than once numbered: `gpt#1`, `gpt#2`.
+
+    Whoever has a number already gets a new one: no name may stand there twice.
+    """
+    names = [member.name.partition("#")[0] for member in members]
+    counts = Counter(names)
     seen: Counter[str] = Counter()
     result = []
-    for member in members:
-        sample = seen[member.name]
-        seen[member.name] += 1
-        name = f"{member.name}#{sample + 1}" if counts[member.name] > 1 else member.name
-        result.append(replace(member, name=name, sample=sample))
+    for name, member in zip(names, members, strict=True):
+        sample = seen[name]
+        seen[name] += 1
+        own = f"{name}#{sample + 1}" if counts[name] > 1 else member.name
+        result.append(replace(member, name=own, sample=sample))
     return tuple(result)

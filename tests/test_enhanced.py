@@ -233,6 +233,17 @@ async def test_council_members_rank_the_others_and_never_themselves() -> None:
     assert f"{best} 1.00" in str(write.messages[-1]["content"])
 
 
+async def test_two_answers_are_not_ranked_by_their_authors() -> None:
+    """Each would be shown one answer, which says nothing about their order."""
+    panel = Panel()
+
+    response = await panel.run("council", members=NAMES[:2])
+
+    assert panel.stages() == ["draft", "draft", "write"]
+    assert response.receipt.stages[1].status == "skipped"
+    assert response.status == "complete"
+
+
 async def test_an_unreadable_review_is_counted_and_the_run_is_degraded() -> None:
     """One of three does not say what it was asked."""
     panel = Panel(
@@ -376,6 +387,17 @@ async def test_samples_are_taken_in_turn_and_the_majority_wins() -> None:
     assert all(made.label == "" for made in attempts)
 
 
+async def test_samples_of_a_member_that_sits_twice_have_seeds_of_their_own() -> None:
+    """Equal seeds would give equal answers, and the vote would count one of them twice."""
+    panel = Panel(draft="thinking\nANSWER: 4")
+
+    response = await panel.run("self_consistency", seed=10, members=("gpt", "gpt"))
+
+    names = [made.member for made in response.receipt.stages[0].attempts]
+    assert names == [f"gpt#{number}" for number in range(1, 6)]
+    assert sorted(r.seed or 0 for r in panel.adapters["gpt"].requests) == [10, 11, 12, 13, 14]
+
+
 async def test_free_text_samples_are_judged_by_meaning() -> None:
     """No two agree word for word, so one call picks the most common meaning."""
     panel = Panel(
@@ -491,6 +513,9 @@ async def test_checks_that_were_never_planned_are_skipped() -> None:
 
         assert "check" not in panel.stages()
         assert response.content.startswith("write by claude")
+        ((_, write),) = panel.by_stage("write")
+        assert "note 1" not in str(write.messages)
+        assert "what they replied" not in str(write.messages)
 
 
 async def test_a_draft_by_one_falls_back_on_who_stands_in() -> None:
