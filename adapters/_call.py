@@ -20,6 +20,7 @@ class Call:
     streamed: bool
     about: About
     done_is_complete: bool = False  # `[DONE]` without a finish reason ends an answer
+    given_up: bool = False  # its caller is gone: nothing must be sent any more
     requests: int = 0
     failure: ProviderError | None = None  # the first; it is what our caller will see
     finish: str | None = None  # the provider's own finish reason

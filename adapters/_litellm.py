@@ -12,8 +12,8 @@ import importlib
 import logging
 import math
 import os
-import threading
 import re
+import threading
 import weakref
 from collections.abc import AsyncIterator, Coroutine, Mapping
 from dataclasses import dataclass
@@ -279,15 +279,18 @@ async def _send(
 ) -> Any:
     token = CURRENT.set(call)
     try:
-        response = await _litellm.acompletion(
-            client=connection.client(kind),
-            max_retries=0,
-            num_retries=0,
-            timeout=call.limits.total_s + 60.0,  # never fires: ours do
-            drop_params=False,
-            _skip_mcp_handler=True,  # else tools need a package that is not there
-            _skip_responses_api_bridge=True,  # else some models' tools go to another endpoint
-            **fields,
+        response = await _given_up_whole(
+            call,
+            _litellm.acompletion(
+                client=connection.client(kind),
+                max_retries=0,
+                num_retries=0,
+                timeout=call.limits.total_s + 60.0,  # never fires: ours do
+                drop_params=False,
+                _skip_mcp_handler=True,  # else tools need a package that is not there
+                _skip_responses_api_bridge=True,  # else some models' tools go elsewhere
+                **fields,
+            ),
         )
     except Exception as error:  # noqa: BLE001 - litellm raises anything; explain() names it
         raise explain(call, error, fields) from None
@@ -296,6 +299,25 @@ async def _send(
     if call.failure is not None:  # litellm answered in spite of what the wire said
         raise call.failure
     return response
+
+
+async def _given_up_whole(call: Call, sending: Coroutine[Any, Any, Any]) -> Any:
+    """Await this; when cancelled, see it to an end that leaves nothing behind.
+
+    litellm prepares a request in a thread and would lose the coroutine that the thread returns.
+    So a call cancelled before its request is let go on to the transport, which sends nothing.
+    """
+    task = asyncio.ensure_future(sending)
+    try:
+        return await asyncio.shield(task)
+    except asyncio.CancelledError:
+        call.given_up = True
+        if call.requests:
+            task.cancel()
+        await asyncio.wait({task})
+        if not task.cancelled():
+            task.exception()  # looked at, so that nobody warns of it
+        raise
 
 
 def explain(call: Call, error: Exception, fields: Mapping[str, Any]) -> ProviderError:

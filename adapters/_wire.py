@@ -57,6 +57,8 @@ class WatchedTransport(httpx.AsyncBaseTransport):
         call = CURRENT.get()
         if call is None:
             return await self._fallback.handle_async_request(request)
+        if call.given_up:
+            raise _refuse(call, ConnectionFailed("the call was given up", **call.about))
         call.requests += 1
         if call.requests > 1:  # a hidden retry below us: the first outcome stands
             raise _refuse(call, ConnectionFailed("the connection failed", **call.about))
