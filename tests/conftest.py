@@ -6,6 +6,7 @@ import inspect
 import ipaddress
 import os
 import re
+import signal
 import sys
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
@@ -23,6 +24,9 @@ PERSONAL = re.compile(
     r"|^ORCHESTRATOR_(HOME|CONFIG|DEBUG)$",
     re.IGNORECASE,
 )
+# A suite started in the background ignores Ctrl-C, and so would every command that it starts.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 if not LIVE:
     for name in [name for name in os.environ if PERSONAL.search(name)]:
         del os.environ[name]
