@@ -2,6 +2,7 @@
 
 from collections.abc import AsyncGenerator, AsyncIterator, Generator, Mapping, Sequence
 from contextlib import aclosing, asynccontextmanager, contextmanager
+from dataclasses import replace
 from typing import Any, ClassVar, NoReturn
 
 from adapters import _formats, _litellm, _read
@@ -9,6 +10,7 @@ from adapters._call import Call
 from adapters._clocks import Clocks
 from adapters._media import refused_url
 from adapters._scrub import scrub
+from adapters._surrogates import Halves, whole
 from adapters.base import BaseAdapter, prompt_text
 from adapters.config import MissingVariable, ModelConfig, first_set, resolve_references
 from adapters.errors import (
@@ -82,7 +84,8 @@ class LiteLLMAdapter(BaseAdapter):
                         call, self._connected(), self.clients, fields
                     )
                 try:
-                    text, reasoning, tool_calls = self.read_answer(response, call.body or {})
+                    read = self.read_answer(response, call.body or {})
+                    text, reasoning, tool_calls = whole(read[0]), whole(read[1]), read[2]
                     usage = _read.read_usage(self.read_usage(response, call.body or {}))
                 except Exception as error:  # noqa: BLE001 - whatever stands where text belongs
                     raise _litellm.explain(call, error, fields) from None
@@ -251,14 +254,15 @@ class LiteLLMAdapter(BaseAdapter):
         self, call: Call, source: Any, fields: Mapping[str, Any]
     ) -> AsyncGenerator[Chunk, None]:
         """The stream's chunks; a broken stream raises."""
-        reader = self.reader()
+        reader, join = self.reader(), _Joiner()
         try:
             async for piece in source:
                 if call.events is None:
-                    yield reader.read(piece)
+                    yield join.chunk(reader.read(piece))
                 while call.events:
-                    yield reader.read(call.events.pop(0))
-            yield reader.end()
+                    yield join.chunk(reader.read(call.events.pop(0)))
+            yield join.chunk(reader.end())
+            yield join.end()
         except ProviderError:
             raise
         except Exception as error:  # noqa: BLE001 - litellm raises anything; explain() names it
@@ -370,6 +374,22 @@ def _plain(value: Any) -> Any:
     if isinstance(value, Sequence) and not isinstance(value, (str, bytes)):
         return [_plain(inner) for inner in value]
     return value
+
+
+class _Joiner:
+    """Joins halves of characters across the chunks of one stream."""
+
+    def __init__(self) -> None:
+        self._text, self._reasoning = Halves(), Halves()
+
+    def chunk(self, chunk: Chunk) -> Chunk:
+        text, reasoning = self._text.feed(chunk.text), self._reasoning.feed(chunk.reasoning)
+        if text is chunk.text and reasoning is chunk.reasoning:
+            return chunk
+        return replace(chunk, text=text, reasoning=reasoning)
+
+    def end(self) -> Chunk:
+        return Chunk(text=self._text.end(), reasoning=self._reasoning.end())
 
 
 def _content_only(chunk: Chunk, model: str | None) -> Chunk:

@@ -11,11 +11,11 @@ import asyncio
 from collections.abc import AsyncIterator, Mapping
 
 import httpx
-import orjson
 
 from adapters._call import CURRENT, Call
 from adapters._classify import error_class, retry_after_s, status_of
 from adapters._formats import Json, WireError, is_plausible, read_error, said
+from adapters._surrogates import dumps, loads
 from adapters.errors import (
     ConnectionFailed,
     EmptyAnswer,
@@ -150,8 +150,8 @@ async def _refuse_status(call: Call, response: httpx.Response) -> Refused:
 
 def _error_in(call: Call, raw: bytes) -> WireError | None:
     try:
-        body = orjson.loads(raw)
-    except orjson.JSONDecodeError:
+        body = loads(raw)
+    except ValueError:
         return None
     if isinstance(body, list) and body:  # Gemini sends stream errors as a list of one
         body = body[0]
@@ -209,7 +209,7 @@ async def _read_plain(
         body[call.format.usage_key] = call.format.empty_usage
         changed = True
     changed = call.format.mend(body) or changed
-    content = orjson.dumps(body) if changed else raw
+    content = dumps(body) if changed else raw
     return httpx.Response(200, headers=_kept(response.headers), content=content, request=request)
 
 
@@ -222,8 +222,8 @@ def _parse_answer(call: Call, raw: bytes, headers: Mapping[str, str]) -> Json:
     if not raw.strip():
         raise _refuse(call, EmptyAnswer("the provider sent an empty body", **call.about))
     try:
-        body = orjson.loads(raw)
-    except orjson.JSONDecodeError as error:
+        body = loads(raw)
+    except ValueError as error:
         message = f"the provider sent {_kind(raw)} instead of a JSON answer"
         raise _refuse(call, MalformedResponse(message, **call.about)) from error
     found = _error_in(call, raw) if not isinstance(body, dict) else call.format.error(body)
@@ -377,8 +377,8 @@ class _WatchedStream(httpx.AsyncByteStream):
                 call.finish = "stop"
             return b"data: [DONE]\n\n" if call.finish is not None else None
         try:
-            event = orjson.loads(raw)
-        except orjson.JSONDecodeError as error:
+            event = loads(raw)
+        except ValueError as error:
             message = "the stream holds an event that is not valid JSON"
             raise _refuse(call, StreamBroken(message, **call.about)) from error
         if not isinstance(event, dict):
@@ -391,7 +391,7 @@ class _WatchedStream(httpx.AsyncByteStream):
         if self._is_foreign(event):
             return None
         if _note(call, event):
-            raw = orjson.dumps(event)
+            raw = dumps(event)
         call.finish = call.format.finish(event) or call.finish
         self._ended = self._ended or call.format.is_last(event)
         if call.events is not None:
