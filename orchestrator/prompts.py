@@ -144,14 +144,17 @@ def stage_messages(
     answers_the_user = stage.product == "drafts" or stage.combine == "write"
     theirs = split_system(messages)[0] if answers_the_user else ""
     system = "\n\n".join(text for text in (theirs, ours, RULE) if text)
-    values = about | _quoted(pattern, view, fences)
+    asked = "question"
+    if len(split_system(messages)[1]) > 1:
+        asked = "conversation, whose last message is the question"
+    values = about | _quoted(pattern, view, fences, asked=asked)
     return (
         {"role": "system", "content": system},
         {"role": "user", "content": render(stage.prompt, values, limit=limit)},
     )
 
 
-def _quoted(pattern: Pattern, view: View, fences: Fences) -> dict[str, object]:
+def _quoted(pattern: Pattern, view: View, fences: Fences, *, asked: str) -> dict[str, object]:
     """Everything somebody else wrote, each piece in its fence."""
 
     def draft(shown: Draft) -> str:
@@ -162,7 +165,7 @@ def _quoted(pattern: Pattern, view: View, fences: Fences) -> dict[str, object]:
         return fences.quote(name, text, limit=pattern.draft_characters)
 
     return {
-        "question": fences.quote("question", view.question, limit=pattern.question_characters),
+        "question": fences.quote(asked, view.question, limit=pattern.question_characters),
         "own": draft(view.own) if view.own else "",
         "others": "\n\n".join(draft(other) for other in view.others),
         "drafts": "\n\n".join(draft(shown) for shown in view.drafts),

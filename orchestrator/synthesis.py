@@ -263,19 +263,20 @@ SYNTHESES: Mapping[str, Synthesis] = {
     "fields": fields,
 }
 
+# The reason comes first: a model that writes it down before it decides, decides better.
 RANKING_SCHEMA: Mapping[str, Any] = {
     "type": "object",
     "properties": {
-        "ranking": {"type": "array", "items": {"type": "string"}},
         "reason": {"type": "string"},
+        "ranking": {"type": "array", "items": {"type": "string"}},
     },
-    "required": ["ranking", "reason"],
+    "required": ["reason", "ranking"],
     "additionalProperties": False,
 }
 PICK_SCHEMA: Mapping[str, Any] = {
     "type": "object",
-    "properties": {"pick": {"type": "string"}, "reason": {"type": "string"}},
-    "required": ["pick", "reason"],
+    "properties": {"reason": {"type": "string"}, "pick": {"type": "string"}},
+    "required": ["reason", "pick"],
     "additionalProperties": False,
 }
 BALLOT_SCHEMAS: Mapping[str, Mapping[str, Any]] = {

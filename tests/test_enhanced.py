@@ -726,6 +726,7 @@ async def test_a_conversation_reaches_drafts_as_it_is_and_the_writer_as_one_ques
     ((_, write),) = panel.by_stage("write")
     assert str(write.messages[0]["content"]).startswith("Answer in French.")
     assert "user: Look\n[image_url]" in str(write.messages[1]["content"])
+    assert "begin conversation, whose last message is the question" in str(write.messages[1])
     assert "user: And now?" in response.receipt.prompt
 
 
@@ -737,7 +738,7 @@ async def test_a_pattern_adds_to_the_system_message_of_the_caller() -> None:
 
     sent = panel.asked[0][2].messages
     assert [message["role"] for message in sent] == ["system", "user"]
-    assert sent[0]["content"].startswith("Be brief.\n\nReason step by step.")
+    assert sent[0]["content"].startswith("Be brief.\n\nReason step by step ")
     assert sent[1]["content"] == "Q?"
 
 

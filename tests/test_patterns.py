@@ -6,6 +6,7 @@ import pytest
 
 from orchestrator.errors import PatternError
 from orchestrator.patterns import Pattern, PatternLibrary, load_pattern, render, steps
+from orchestrator.synthesis import BALLOT_SCHEMAS
 
 BUILT_IN = {
     "best_of_n",
@@ -275,3 +276,25 @@ def test_the_size_of_a_rendered_prompt_is_bounded() -> None:
     """A loop is stopped at the limit and not at the end of memory."""
     with pytest.raises(PatternError, match="longer than 1000 characters"):
         render("{% for n in range(99999) %}word {% endfor %}", {}, limit=1000)
+
+
+@pytest.mark.parametrize("name", sorted(PatternLibrary()))
+def test_whoever_gives_the_answer_is_told_its_language_and_form(name: str) -> None:
+    """A synthesizer reads English instructions, and would answer in English."""
+    last = PatternLibrary()[name].stages[-1]
+
+    if last.combine == "write":
+        assert last.prompt is not None
+        assert "language and in the form" in " ".join(last.prompt.split())
+
+
+@pytest.mark.parametrize("combine", sorted(BALLOT_SCHEMAS))
+def test_judges_give_their_reasons_before_they_decide(combine: str) -> None:
+    """In the schema and in the words of every prompt that asks for a decision."""
+    names = list(BALLOT_SCHEMAS[combine]["properties"])
+    stages = [stage for pattern in PatternLibrary().values() for stage in pattern.stages]
+
+    assert names[0] == "reason"
+    for stage in stages:
+        if stage.combine == combine and stage.prompt:
+            assert stage.prompt.index('"reason"') < stage.prompt.index(f'"{names[1]}"')
