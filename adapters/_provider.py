@@ -4,6 +4,7 @@ from collections.abc import AsyncGenerator, AsyncIterator, Generator, Mapping, S
 from contextlib import aclosing, asynccontextmanager, contextmanager
 from dataclasses import replace
 from typing import Any, ClassVar, NoReturn
+from urllib.parse import urlsplit
 
 from adapters import _formats, _litellm, _read
 from adapters._call import Call
@@ -205,14 +206,18 @@ class LiteLLMAdapter(BaseAdapter):
         raise InvalidRequest(message, **self.named())
 
     def _api_key(self) -> str:
+        """The key as it is now; it is remembered, to be taken out of messages."""
         if self.config.api_key is not None:
             try:
                 self._secret = resolve_references(self.config.api_key.get_secret_value())
             except MissingVariable as error:
                 raise AuthenticationFailed(str(error), **self.named()) from None
         else:
-            self._secret = first_set(self.key_variables) or self.fallback_key()
-        return self._secret
+            self._secret = first_set(self.key_variables) or ""
+        if not (self._secret.isascii() and self._secret.isprintable()):
+            message = "the key holds a character that no header can carry, perhaps a line end"
+            raise AuthenticationFailed(message, **self.named())
+        return self._secret or self.fallback_key()
 
     def fallback_key(self) -> str:
         """What to use where no key is configured."""
@@ -224,6 +229,8 @@ class LiteLLMAdapter(BaseAdapter):
             base = resolve_references(self.config.api_base or self.default_base)
         except MissingVariable as error:
             raise InvalidRequest(str(error), **self.named()) from None
+        if not _is_http(base):
+            self._refuse(f"api_base {base!r} is not the address of a server: http(s)://host/...")
         return base.rstrip("/")
 
     def _connected(self) -> _litellm.Connection:
@@ -365,6 +372,14 @@ class OpenAILikeAdapter(LiteLLMAdapter):
 
     def reader(self) -> _read.Reader:
         return _read.ThinkingReader()
+
+
+def _is_http(url: str) -> bool:
+    try:
+        parts = urlsplit(url)
+        return parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+    except ValueError:
+        return False
 
 
 def _plain(value: Any) -> Any:

@@ -54,8 +54,9 @@ def _without(text: str, secret: str) -> str:
     hidden = bytearray(len(text))
     for at in range(len(text)):
         for length in lengths:
-            if searched[at : at + length] in runs:
-                hidden[at : at + length] = b"\1" * length
+            run = searched[at : at + length]  # shorter than that at the text's end
+            if run in runs:
+                hidden[at : at + len(run)] = b"\1" * len(run)
     groups = groupby(zip(text, hidden, strict=True), key=lambda pair: pair[1])
     return "".join("***" if h else "".join(c for c, _ in group) for h, group in groups)
 

@@ -19,6 +19,7 @@ from adapters._surrogates import dumps, loads
 from adapters.errors import (
     ConnectionFailed,
     EmptyAnswer,
+    InvalidRequest,
     MalformedResponse,
     ProviderError,
     ProviderTimeout,
@@ -111,6 +112,9 @@ async def _send(call: Call, request: httpx.Request) -> httpx.Response:
     except httpx.RequestError as error:
         message = f"{host} closed the connection before it answered"
         raise _refuse(call, ConnectionFailed(message, **call.about)) from error
+    except (httpx.InvalidURL, ValueError) as error:
+        message = f"the request cannot be sent: {type(error).__name__}"
+        raise _refuse(call, InvalidRequest(message, **call.about)) from error
 
 
 def _reason(error: BaseException) -> str:
@@ -125,7 +129,7 @@ def _reason(error: BaseException) -> str:
 
 async def _refuse_redirect(call: Call, request: httpx.Request, response: httpx.Response) -> Refused:
     await response.aclose()
-    target = httpx.URL(response.headers.get("location", "")).host or "elsewhere"
+    target = _host(response.headers.get("location", "")) or "elsewhere"
     message = (
         f"{request.url.host} answered {response.status_code} and points to {target};"
         " redirects are not followed, set api_base to the final address"
@@ -134,6 +138,13 @@ async def _refuse_redirect(call: Call, request: httpx.Request, response: httpx.R
         message, status_code=response.status_code, retryable=False, **call.about
     )
     return _refuse(call, error)
+
+
+def _host(url: str) -> str:
+    try:
+        return httpx.URL(url).host
+    except (httpx.InvalidURL, ValueError):
+        return ""
 
 
 async def _refuse_status(call: Call, response: httpx.Response) -> Refused:

@@ -97,6 +97,7 @@ def test_a_mask_is_no_leak() -> None:
 def test_a_short_secret_is_taken_out_whole() -> None:
     """Keys of local servers are what somebody typed."""
     assert scrub("key 1234 refused", ("1234",)) == "key *** refused"
+    assert scrub("key: none", ("none",)) == "key: ***"
     assert scrub("a cat", ("a",)) == "a cat"  # too short to be one: nothing would be left
     assert scrub("no key", ("",)) == "no key"
 

@@ -70,6 +70,7 @@ class Wired:
     """An adapter whose provider is a script, and what the provider was asked."""
 
     adapter: LiteLLMAdapter
+    answer: Answer  # it may be changed between calls
     requests: list[httpx.Request] = field(default_factory=list)
 
     @property
@@ -89,11 +90,11 @@ async def wire(provider: LLMProvider | str, answer: Answer, **config: Any) -> Wi
         given.setdefault("api_base", "https://models.example/v1")
     adapter = create_adapter(ModelConfig(provider=provider, **given), deployment="river")
     assert isinstance(adapter, LiteLLMAdapter)
-    wired = Wired(adapter)
+    wired = Wired(adapter, answer)
 
     async def answered(request: httpx.Request) -> httpx.Response:
         wired.requests.append(request)
-        return _response(answer, request)
+        return _response(wired.answer, request)
 
     rewire(adapter, httpx.MockTransport(answered))
     return wired
