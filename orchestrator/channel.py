@@ -21,6 +21,11 @@ class Channel:
         if self._events.qsize() >= EVENTS_WAITING:
             self._room.clear()
 
+    @property
+    def is_full(self) -> bool:
+        """Whether the listener is far behind; what it can do without is better left out."""
+        return not self._room.is_set()
+
     def close(self) -> None:
         """No more events will come."""
         self._events.put_nowait(None)

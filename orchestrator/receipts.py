@@ -139,7 +139,8 @@ class AttemptLog:
         if is_first:
             self._first_content_s = elapsed_s
         self._characters += len(chunk.text) + len(chunk.reasoning)
-        if tell and (is_first or elapsed_s - self._told_s >= PROGRESS_EVERY_S):
+        is_due = is_first or elapsed_s - self._told_s >= PROGRESS_EVERY_S
+        if tell and is_due and not self._stage.channel.is_full:
             self._told_s = elapsed_s
             self._stage.channel.put(
                 AttemptProgress(

@@ -670,8 +670,33 @@ async def test_a_slow_listener_holds_the_stream_back() -> None:
     assert "".join(got) == text
 
 
+async def test_progress_is_left_out_while_the_listener_is_far_behind() -> None:
+    """What nobody reads does not pile up, however long the calls go on."""
+    clock = FakeClock()
+
+    class Endless(MockAdapter):
+        async def stream(
+            self, request: CompletionRequest, *, limits: Limits = Limits()
+        ) -> AsyncGenerator[Chunk, None]:
+            async for chunk in super().stream(request, limits=limits):
+                clock.advance(1)
+                yield chunk
+
+    adapter = Endless(["x" * EVENTS_WAITING * 3], chunk_characters=1)
+    settings = config(
+        panels={"p": {"members": ["gpt"]}},
+        timeouts={"run_s": EVENTS_WAITING * 9, "total_s": EVENTS_WAITING * 9},
+    )
+    async with BaseOrchestrator(settings, adapters={"gpt": adapter}, clock=clock) as engine:
+        run = engine._begin(ask())
+        await engine._drive(run)
+
+    assert run.channel._events.qsize() < EVENTS_WAITING + 10
+    assert run.response().status == "complete"
+
+
 async def test_a_channel_makes_room_as_it_is_read() -> None:
-    """Putting never waits; `room` waits until half of it is gone."""
+    """Putting never waits; `room` waits until the listener has taken one."""
     channel = Channel()
     for _ in range(EVENTS_WAITING):
         channel.put(TextDelta(text="x"))
