@@ -102,12 +102,15 @@ def vote(drafts: Sequence[Draft], ballots: Sequence[Ballot]) -> Decision:
     winner = best(leading)
     outcome["winner"] = answers[winner.member]
     outcome["dissent"] = [draft.member for draft in drafts if draft not in leading]
+    differ = len(keys) - len(leading)
+    silent = len(drafts) - len(keys)
     return Decision(
         text=winner.text,
         winner=winner,
         ranking=_first(winner, drafts),
         summary=f"{len(leading)} of {len(drafts)} agree"
-        + (f", {len(outcome['dissent'])} differ" if outcome["dissent"] else ""),
+        + (f", {differ} differ" if differ else "")
+        + (f", {silent} without a final answer" if silent else ""),
         outcome=outcome,
     )
 

@@ -164,6 +164,7 @@ def test_a_draft_without_a_final_answer_is_counted_and_does_not_vote() -> None:
     assert decision.outcome["unparsable"] == 1
     assert decision.outcome["dissent"] == ["a"]
     assert decision.outcome["winner"] == "x"
+    assert decision.summary == "2 of 3 agree, 1 without a final answer"
 
 
 def test_free_text_is_settled_by_a_judge() -> None:
