@@ -177,7 +177,7 @@ def _request(given: dict[str, Any]) -> RequestConfig:
 
 def _prompt(argument: str | None, files: tuple[Path, ...]) -> str:
     """The prompt: the argument, then every file, then stdin if something is piped in."""
-    parts = [argument] if argument and argument != "-" else []
+    parts = [argument] if argument and argument.strip() not in ("", "-") else []
     parts += [f"{path.name}:\n\n{_decode(path.read_bytes(), str(path))}" for path in files]
     piped = "" if sys.stdin is None or sys.stdin.isatty() else _read_stdin()
     parts += [piped] if piped.strip() else []

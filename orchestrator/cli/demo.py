@@ -13,6 +13,7 @@ from orchestrator.cli import options
 from orchestrator.cli.answers import as_object, first_drafts
 from orchestrator.cli.asking import follow, keep, warn_of_shortfalls
 from orchestrator.cli.explain import attempts_table, print_page, safe
+from orchestrator.cli.fitting import Fitted
 from orchestrator.cli.live import watcher
 from orchestrator.cli.progress import closing_line
 from orchestrator.cli.setting import Setting, open_engine, packaged
@@ -46,7 +47,8 @@ def command(prompt: str, pattern: str | None, as_json: bool, quiet: bool) -> Non
     path = packaged()
     setting = Setting(config=load_config(path), path=path, simulated=True)
     request = RequestConfig(prompt=prompt, model=PANEL, pattern=pattern, seed=SEED)
-    response = asyncio.run(_run(setting, request, quiet=quiet))
+    fitted = setting.fit(request)
+    response = asyncio.run(_run(setting, fitted, quiet=quiet))
     saved = keep(response)
     if as_json:
         click.echo(json.dumps(as_object(response, simulated=True), indent=2))
@@ -55,10 +57,9 @@ def command(prompt: str, pattern: str | None, as_json: bool, quiet: bool) -> Non
     warn_of_shortfalls(response)
 
 
-async def _run(setting: Setting, request: RequestConfig, *, quiet: bool) -> OrchestratorResponse:
+async def _run(setting: Setting, fitted: Fitted, *, quiet: bool) -> OrchestratorResponse:
     async with open_engine(setting, quiet=quiet) as engine:
-        fitted = setting.fit(request)
-        return await follow(engine, request, watcher(quiet=quiet), notes=fitted.notes)
+        return await follow(engine, fitted.request, watcher(quiet=quiet), notes=fitted.notes)
 
 
 def screen(response: OrchestratorResponse, *, saved: bool) -> RenderableType:

@@ -11,7 +11,7 @@ from adapters.config import MissingVariable
 from orchestrator import errors
 from orchestrator.cli.text import neutralise
 
-FAILED, USAGE = 1, 2
+FAILED, USAGE, INTERRUPTED = 1, 2, 130
 
 # The first row that fits gives the next step; a message that already says it has none.
 NEXT_STEPS: tuple[tuple[type[Exception], str], ...] = (

@@ -1,15 +1,23 @@
 """What a run is run on: which configuration, and real providers or the embedded simulator."""
 
+import asyncio
 import atexit
+import contextlib
 import gc
+import os
+import sys
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NoReturn
+
+import click
 
 from adapters import _litellm
 from orchestrator.cli import naming
 from orchestrator.cli.asking import Engine
+from orchestrator.cli.failures import INTERRUPTED
 from orchestrator.cli.fitting import Fitted, fit
 from orchestrator.cli.keys import key_of
 from orchestrator.cli.live import loading
@@ -21,6 +29,7 @@ from orchestrator.config import (
     packaged_configs,
 )
 from orchestrator.enhanced import EnhancedOrchestrator
+from orchestrator.resolve import resolve
 from orchestrator.simulator import Simulator, simulated
 
 NO_KEYS = (
@@ -42,8 +51,14 @@ class Setting:
     note: str = ""
 
     def fit(self, request: RequestConfig) -> Fitted:
-        """The request for those who can answer, and what is to be told about it."""
+        """The request for those who can answer, and what is to be told about it.
+
+        A wrong name and a broken pattern are found here, before seconds go into an engine.
+        """
         patterns = naming.library(self.config)
+        target = resolve(request, self.config, patterns)
+        if target.pattern:
+            patterns[target.pattern]  # reads and checks its file
         if self.simulated:
             return Fitted(request, (SIMULATED,))
         return fit(request, self.config, patterns, _keyless(self.config))
@@ -100,6 +115,18 @@ async def make_orchestrator(config: OrchestratorConfig, *, quiet: bool) -> Async
         # At the end Python searches litellm's modules for garbage, for a second or two. Nobody
         # needs that of a process that ends; frozen, they are passed over.
         atexit.register(gc.freeze)
-        with loading(quiet=quiet):
-            await _litellm.load()  # now: its seconds are not to count as the first run's
+        try:
+            with loading(quiet=quiet):
+                await _litellm.load()  # now: its seconds are not to count as the first run's
+        except asyncio.CancelledError:
+            _leave_at_once()
         yield orchestrator
+
+
+def _leave_at_once() -> NoReturn:
+    """End an interrupted start now: Python would first wait for the import, in its thread."""
+    click.echo("Interrupted.", err=True)
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(OSError, ValueError):
+            stream.flush()
+    os._exit(INTERRUPTED)  # nothing has been asked yet, so nothing is left to be put in order

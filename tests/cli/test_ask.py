@@ -132,6 +132,7 @@ def test_files_follow_the_prompt(call: Call, made: Any, plant: Any, tmp_path: Pa
     ("words", "stdin", "said"),
     [
         ((), "", "no prompt"),
+        (("  ",), "", "no prompt"),
         ((), b"caf\xe9", "stdin is not UTF-8 text (byte 3)"),
         (("hi", "--json", "--format", "text"), "", "contradict"),
         (("hi", "-m", "gpt", "--panel", "council"), "", "-m or --panel"),
@@ -139,6 +140,9 @@ def test_files_follow_the_prompt(call: Call, made: Any, plant: Any, tmp_path: Pa
         (("hi", "--receipt", "/does/not/exist/r.json"), "", "there is no folder /does/not/exist"),
         (("hi", "--config", "/does/not/exist.yaml"), "", "/does/not/exist.yaml"),
         (("hi", "--file", "/does/not/exist.txt"), "", "/does/not/exist.txt"),
+        (("hi", "-m", "gptt"), "", "did you mean 'gpt'"),
+        (("hi", "-m", "gptt", "--simulate"), "", "did you mean 'gpt'"),
+        (("hi", "--pattern", "debat", "--simulate"), "", "did you mean 'debate'"),
     ],
 )
 def test_a_wrong_call_is_refused_before_anything_is_asked(
@@ -151,6 +155,21 @@ def test_a_wrong_call_is_refused_before_anything_is_asked(
     assert result.exit_code == 2
     assert said in result.stderr
     assert result.stdout == ""
+    assert engine.requests == []
+
+
+def test_a_broken_pattern_is_refused_before_an_engine_is_loaded(
+    call: Call, made: Any, plant: Any, team: Path
+) -> None:
+    """With its place, and without the seconds that loading takes."""
+    engine = plant(made.replay(made.events()))
+    (team.parent / "mine").mkdir()
+    (team.parent / "mine" / "own.yaml").write_text("name: own\n")
+    team.write_text(f"{team.read_text()}patterns_dir: mine\n")
+    result = call("ask", "hi", "--pattern", "own")
+
+    assert result.exit_code == 2
+    assert "own.yaml:1:1: " in result.stderr
     assert engine.requests == []
 
 

@@ -191,6 +191,28 @@ def test_an_interrupt_signal_ends_with_130(team: Path) -> None:
     assert rest == "upstream closed\nInterrupted.\n"
 
 
+def test_an_interrupted_start_ends_at_once(team: Path, tmp_path: Path) -> None:
+    """Whoever presses Ctrl-C does not want to wait until litellm is imported."""
+    slow = tmp_path / "litellm"
+    slow.mkdir()
+    (slow / "__init__.py").write_text("import time; print('importing', flush=True); time.sleep(60)")
+    process = subprocess.Popen(
+        [sys.executable, "-m", "orchestrator", "ask", "hi", "-m", "local"],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=environment(config=str(team), PYTHONPATH=str(tmp_path)),
+    )
+    assert process.stdout is not None
+    assert process.stdout.readline() == "importing\n"
+    process.send_signal(signal.SIGINT)
+    _, said = process.communicate(timeout=PATIENCE_S)
+
+    assert process.returncode == 130
+    assert said.splitlines()[-1] == "Interrupted."
+
+
 def test_a_closed_pipe_is_no_accident(team: Path) -> None:
     """`orchestrator ask ... | head -1`: no traceback, and the receipt is there."""
     process = subprocess.Popen(
