@@ -203,9 +203,17 @@ class Connection:
             from openai import AsyncOpenAI
 
             self._sdk = AsyncOpenAI(
+            self._drop_those_of_closed_loops()
                 api_key=self._api_key,
                 base_url=self._api_base,
                 http_client=_live().http,
+    def _drop_those_of_closed_loops(self) -> None:
+        """A pool keeps its loop alive, so the dictionary alone would keep both for ever."""
+        gone = [(loop, pool) for loop, pool in self._pools.items() if loop.is_closed()]
+        for loop, pool in gone:
+            del self._pools[loop]
+            _close_at_once(pool)
+
                 max_retries=0,
             )
         return self._sdk
@@ -220,9 +228,7 @@ class Connection:
 def _drop_pools(pools: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, Any]) -> None:
     """Close what is left of the pools at once; their loops may be gone."""
     for pool in list(pools.values()):
-        connector = getattr(pool.client, "connector", None)
-        if connector is not None and not connector.closed:
-            pool._mark_connector_closed(pool.client)  # noqa: SLF001 - it knows how, without a loop
+        _close_at_once(pool)
     pools.clear()
 
 
@@ -239,6 +245,12 @@ def _seed_cohere_client() -> None:
     kept = get_async_httpx_client(LlmProviders.COHERE_CHAT, params={"ssl_verify": None})
     if kept.client is not _live().handler.client:
         kept.client = _live().handler.client
+
+def _close_at_once(pool: Any) -> None:
+    connector = getattr(pool.client, "connector", None)
+    if connector is not None and not connector.closed:
+        pool._mark_connector_closed(pool.client)  # noqa: SLF001 - it knows how, without a loop
+
 
 
 async def complete(
