@@ -2,6 +2,7 @@
 
 import importlib
 import importlib.metadata
+import os
 import sys
 from collections.abc import Mapping
 from typing import IO, Any
@@ -146,8 +147,10 @@ def main(debug: bool) -> None:
     One question goes to a panel of models from several providers, through an analysis pattern,
     into one synthesised answer, with a receipt that explains how it came about.
     """
-    for stream in (sys.stdout, sys.stderr):
-        _never_fail_to_encode(stream)
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:  # closed by the caller: `>&-`
+            setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))  # noqa: PTH123, SIM115
+        _never_fail_to_encode(getattr(sys, name))
 
 
 def _never_fail_to_encode(stream: IO[str]) -> None:

@@ -14,10 +14,13 @@ from pydantic import ValidationError
 from orchestrator.cli import options
 from orchestrator.cli.answers import FORMATS, AnswerStream, Format, print_answer
 from orchestrator.cli.asking import follow, keep, print_status, warn_of_shortfalls
-from orchestrator.cli.failures import FAILED, refuse
+from orchestrator.cli.failures import FAILED, Failure, explain, refuse
 from orchestrator.cli.fitting import Fitted
 from orchestrator.cli.live import watcher
+from orchestrator.cli.notes import note
+from orchestrator.cli.progress import shortfalls
 from orchestrator.cli.setting import Setting, choose, open_engine
+from orchestrator.cli.store import short
 from orchestrator.config import RequestConfig
 from orchestrator.responses import OrchestratorResponse
 
@@ -33,8 +36,8 @@ Examples:
 
 \b
 The answer goes to stdout, progress and warnings to stderr. On a terminal the answer streams as
-it is written. Exit code 0: there is an answer (a degraded or partial one is announced; --strict
-makes it 1). 1: no answer. 2: usage or configuration. 130: interrupted.
+it is written. Exit code 0: there is an answer (a warning says if it is degraded, partial, cut or
+declined; --strict makes that 1). 1: no answer. 2: usage or configuration. 130: interrupted.
 """
 
 
@@ -91,7 +94,9 @@ makes it 1). 1: no answer. 2: usage or configuration. 130: interrupted.
     metavar="FILE",
     help="Write the receipt here too.",
 )
-@click.option("--strict", is_flag=True, help="Exit with 1 for a degraded or partial answer.")
+@click.option(
+    "--strict", is_flag=True, help="Exit with 1 for any answer that a warning comes with."
+)
 @options.quiet_option
 @options.simulate_option
 @options.config_option
@@ -109,8 +114,8 @@ def command(**given: Any) -> None:
     request = _request(given)
     setting = choose(given["config_path"], simulate=given["simulate"])
     fitted = setting.fit(request)
-    for note in (setting.note,) if setting.simulated else fitted.notes:
-        click.echo(f"Note: {note}", err=True)
+    for line in (setting.note,) if setting.simulated else fitted.notes:
+        note(line)
     streams = form == "text" and not given["no_stream"] and sys.stdout.isatty()
     response = asyncio.run(_run(setting, fitted, streams=streams, quiet=given["quiet"]))
     _report(response, form, given, simulated=setting.simulated, printed=streams)
@@ -137,13 +142,23 @@ def _report(
     # The receipt first: a reader that closes the pipe must not cost it.
     saved = keep(response, given["receipt_path"])
     if not printed:
-        print_answer(response, form, simulated=simulated)
+        _print(response, form, simulated=simulated, saved=saved)
     warn_of_shortfalls(response)
     if not given["quiet"]:
         print_status(response, saved=saved)
     unsaved = given["receipt_path"] is not None and not saved
-    if unsaved or (given["strict"] and response.status != "complete"):
+    if unsaved or (given["strict"] and shortfalls(response)):
         sys.exit(FAILED)
+
+
+def _print(response: OrchestratorResponse, form: Format, *, simulated: bool, saved: bool) -> None:
+    try:
+        print_answer(response, form, simulated=simulated)
+    except BrokenPipeError:
+        raise
+    except OSError as error:  # a full disk; what was paid for is not lost with it
+        where = f"; `orchestrator show {short(response.receipt.run_id)}` has it" if saved else ""
+        raise Failure(f"the answer cannot be written: {explain(error).message}{where}") from error
 
 
 def _form(form: Format | None, *, as_json: bool) -> Format:
@@ -189,7 +204,7 @@ def _prompt(argument: str | None, files: tuple[Path, ...]) -> str:
 def _read_stdin() -> str:
     with contextlib.suppress(OSError, ValueError):  # stdin may be no file, or not a waiting one
         if not select.select([sys.stdin], [], [], NOTE_AFTER_S)[0]:
-            click.echo("Note: reading stdin until it ends; < /dev/null leaves it out.", err=True)
+            note("reading stdin until it ends; < /dev/null leaves it out.")
     return _decode(sys.stdin.buffer.read(), "stdin")
 
 

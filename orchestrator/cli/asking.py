@@ -13,7 +13,9 @@ import click
 
 from orchestrator.cli import store
 from orchestrator.cli.answers import AnswerStream
+from orchestrator.cli.failures import explain
 from orchestrator.cli.live import Watcher
+from orchestrator.cli.notes import warn
 from orchestrator.cli.progress import closing_line, shortfalls, withdrawal
 from orchestrator.config import RequestConfig
 from orchestrator.events import Event, RunFinished, TextDelta, TextReset
@@ -103,7 +105,7 @@ def keep(response: OrchestratorResponse, also: Path | None = None) -> bool:
         if also is not None:
             store.write_private(also, response.receipt.to_json())
     except (OSError, ValueError) as error:
-        click.echo(f"Warning: the receipt could not be saved: {error}", err=True)
+        warn(f"the receipt could not be saved: {explain(error).message}")
         return False
     return True
 
@@ -111,7 +113,7 @@ def keep(response: OrchestratorResponse, also: Path | None = None) -> bool:
 def warn_of_shortfalls(response: OrchestratorResponse) -> None:
     """Say on stderr why an answer is not all it was meant to be."""
     for line in shortfalls(response):
-        click.echo(click.style(f"Warning: {line}", fg="yellow"), err=True)
+        warn(line)
 
 
 def print_status(response: OrchestratorResponse, *, saved: bool) -> None:

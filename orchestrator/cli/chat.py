@@ -15,6 +15,7 @@ from orchestrator.cli.asking import Engine, follow, keep, print_status, warn_of_
 from orchestrator.cli.conversation import SLASHED, Conversation, Names, Step, obey
 from orchestrator.cli.failures import FAILED, explain
 from orchestrator.cli.live import watcher
+from orchestrator.cli.notes import note
 from orchestrator.cli.prompting import ReadLine, open_lines
 from orchestrator.cli.setting import Setting, choose, open_engine
 from orchestrator.cli.text import neutralise
@@ -71,7 +72,7 @@ def command(
     if objection := names.objection(conversation):
         raise UnknownModel(objection)
     if setting.note:
-        click.echo(f"Note: {setting.note}", err=True)
+        note(setting.note)
     if sys.stdin.isatty():
         click.echo("/help lists the commands, Ctrl-D leaves.", err=True)
     words = [*SLASHED, *names.models, *names.patterns]

@@ -1,7 +1,7 @@
 """What an error means to the person at the keyboard: one line, what to do next, an exit code."""
 
 from collections.abc import Mapping
-from typing import Any, NoReturn
+from typing import IO, Any, NoReturn
 
 import click
 from pydantic import ValidationError
@@ -9,6 +9,7 @@ from pydantic import ValidationError
 from adapters import errors as provider_errors
 from adapters.config import MissingVariable
 from orchestrator import errors
+from orchestrator.cli.notes import wrapped
 from orchestrator.cli.text import neutralise
 
 FAILED, USAGE, INTERRUPTED = 1, 2, 130
@@ -20,11 +21,10 @@ NEXT_STEPS: tuple[tuple[type[Exception], str], ...] = (
     (provider_errors.ContextWindowExceeded, "shorten the prompt or lower --max-tokens"),
     (provider_errors.QuotaExhausted, "top up the account, or choose another model with -m"),
     (provider_errors.ConnectionFailed, "check the network and api_base"),
-    (errors.DeadlineExceeded, "raise --time, or choose faster models with -m"),
-    (errors.QuorumNotMet, "`orchestrator check` shows the keys; --simulate runs without any"),
-    (errors.NoDeploymentLeft, "`orchestrator check` shows the keys; --simulate runs without any"),
+    (errors.DeadlineExceeded, "on the command line that is --time; -m chooses faster models"),
     (MissingVariable, "set it, or run with --simulate"),
 )
+WITHOUT_KEYS = "`orchestrator check` shows the keys; --simulate runs without any"
 USAGE_ERRORS = (
     errors.ConfigError,
     errors.PatternError,
@@ -41,6 +41,9 @@ class Failure(click.ClickException):
 
     def __init__(self, message: str) -> None:
         super().__init__(neutralise(message, terminal=True))  # a provider may have worded it
+
+    def show(self, file: IO[Any] | None = None) -> None:
+        click.echo(wrapped(f"Error: {self.format_message()}"), file=file, err=file is None)
 
 
 class Misuse(Failure):
@@ -62,7 +65,7 @@ def explain(error: Exception) -> Failure:
     if isinstance(error, OSError) and error.filename is not None:
         return Misuse(f"{error.filename}: {(error.strerror or 'cannot be used').lower()}")
     if isinstance(error, OSError):
-        return Failure(str(error) or type(error).__name__)
+        return Failure((error.strerror or str(error) or type(error).__name__).lower())
     return Failure(
         f"unexpected {type(error).__name__}: {error}. This is a fault in orchestrator itself; "
         "run again with ORCHESTRATOR_DEBUG=1 to see where"
@@ -82,7 +85,15 @@ def _problem_line(problem: Mapping[str, Any]) -> str:
     return f"{where}: {said}" if where else said
 
 
+def _names_a_key(message: str) -> bool:
+    """Whether a failure of several models has to do with their keys."""
+    named = (provider_errors.AuthenticationFailed, provider_errors.PermissionDenied)
+    return any(kind.__name__ in message for kind in named)
+
+
 def _with_next_step(error: Exception) -> str:
     message = " ".join(str(error).split())
     step = next((step for kind, step in NEXT_STEPS if isinstance(error, kind)), "")
+    if isinstance(error, (errors.QuorumNotMet, errors.NoDeploymentLeft)) and _names_a_key(message):
+        step = WITHOUT_KEYS
     return f"{message.rstrip('.')}; {step}" if step else message

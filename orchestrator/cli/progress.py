@@ -101,7 +101,7 @@ class Board:
                 call.elapsed_s = event.elapsed_s
             case AttemptFailed():
                 call.state, call.elapsed_s = "failed", event.elapsed_s
-                call.message = failure_line(event.error, event.message)
+                call.message = failure_line(event)
 
     def _stage(self, name: str) -> Stage:
         """The latest stage of that name; rounds of one stage may repeat it."""
@@ -132,20 +132,19 @@ def log_line(event: Event) -> str | None:
         case AttemptFinished():
             return f"{event.stage}: {event.member} gave no usable answer"
         case AttemptFailed():
-            why = failure_line(event.error, event.message)
-            return f"{event.stage}: {event.member} failed after {seconds(event.elapsed_s)}: {why}"
+            took = seconds(event.elapsed_s)
+            return f"{event.stage}: {event.member} failed after {took}: {failure_line(event)}"
         case StageFinished():
             said = f": {one_line(event.summary, MESSAGE_WIDTH)}" if event.summary else ""
             return f"stage {event.stage} {event.status} in {seconds(event.elapsed_s)}{said}"
-        case TextReset():
-            return withdrawal(event)
         case _:
             return None
 
 
-def failure_line(error: str, message: str) -> str:
-    """`RateLimited: slow down`, on one line."""
-    return one_line(f"{error}: {message}" if message else error, MESSAGE_WIDTH)
+def failure_line(event: AttemptFailed) -> str:
+    """`RateLimited: slow down`, on one line, behind the name of the member that it is about."""
+    said = event.message.removeprefix(f"{event.member}: ")
+    return one_line(f"{event.error}: {said}" if said else event.error, MESSAGE_WIDTH)
 
 
 def withdrawal(event: TextReset) -> str:
@@ -175,9 +174,19 @@ def shortfalls(response: OrchestratorResponse) -> list[str]:
     """Why the answer is less than it was meant to be, one line each; empty for a complete one."""
     cut = CUTS.get(response.finish_reason)
     lines = [cut] if cut else []
+    if declined := _who_declined(response):
+        lines.append(f"{declined} declined to answer; its words are given as they are")
     if response.status == "complete":
         return lines
     causes = [one_line(cause, 400) for cause in response.causes] or ["no cause was recorded"]
     lines += [f"the answer is {response.status}: {causes[0]}", *causes[1:]]
     missing = response.receipt.missing
     return [*lines, f"missing: {', '.join(missing)}"] if missing else lines
+
+
+def _who_declined(response: OrchestratorResponse) -> str:
+    """The one model that was asked and refused; of a panel, status and causes say it."""
+    members = list(response.model_responses.values())
+    if response.receipt.pattern or len(members) != 1 or members[0].usable:
+        return ""
+    return members[0].member

@@ -9,6 +9,7 @@ from rich.text import Text
 
 from orchestrator.cli import store
 from orchestrator.cli.explain import print_page, receipt_view
+from orchestrator.cli.notes import warn
 from orchestrator.cli.text import one_line, seconds
 from orchestrator.errors import InvalidRun
 from orchestrator.responses import Receipt
@@ -52,7 +53,7 @@ def _recent() -> Iterator[Receipt]:
         try:
             yield store.read(path)
         except InvalidRun as error:
-            click.echo(f"Warning: {error}", err=True)
+            warn(str(error))
 
 
 def _print_list(found: list[Receipt], *, as_json: bool) -> None:

@@ -105,7 +105,8 @@ def test_the_version_is_printed(call: Call) -> None:
         (errors.InvalidRun("contradiction"), 2, "contradiction"),
         (errors.PatternError(["a.yaml:1:1: x", "b.yaml:1:1: y"]), 2, "1:1: x\nb.yaml:1:1: y"),
         (RateLimited("\x1b[2Jslow", provider="openai"), 1, "openai: [2Jslow"),
-        (errors.QuorumNotMet("1 of 3"), 1, "orchestrator check"),
+        (errors.QuorumNotMet("gpt: AuthenticationFailed: no key"), 1, "`orchestrator check`"),
+        (OSError(28, "No space left on device"), 1, "no space left on device"),
         (errors.DeadlineExceeded("120 s are over"), 1, "--time"),
         (MissingVariable("OPENAI_API_KEY"), 2, "OPENAI_API_KEY"),
         (
@@ -156,6 +157,11 @@ def test_an_error_is_one_line_without_a_traceback(
 
     assert result.exit_code == 2
     assert result.stderr == "Error: two members are called 'gpt'\n"
+
+
+def test_a_hint_about_keys_is_kept_for_trouble_with_keys() -> None:
+    """A stream that broke is not mended by another key."""
+    assert explain(errors.QuorumNotMet("gpt: StreamBroken")).message == "gpt: StreamBroken"
 
 
 @pytest.mark.parametrize("interruption", [KeyboardInterrupt(), click.Abort()])

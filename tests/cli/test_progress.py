@@ -11,6 +11,7 @@ from adapters import Usage
 from orchestrator.cli.live import LiveBoard, LogLines, Silent, draw, watcher
 from orchestrator.cli.progress import Board, closing_line, log_line, shortfalls
 from orchestrator.events import AttemptFinished, StageStarted, TextReset
+from orchestrator.responses import MemberResponse
 
 
 def drawn(board: Board) -> str:
@@ -144,6 +145,26 @@ def test_a_cut_answer_is_never_passed_off_as_whole(made: Any, reason: Any) -> No
     response = dataclasses.replace(made.response(), finish_reason=reason)
 
     assert "the answer is cut" in shortfalls(response)[0]
+
+
+def test_the_refusal_of_one_model_is_called_one(made: Any) -> None:
+    """Its words are all there is to show; a panel says so in its status and causes."""
+    alone = made.receipt(pattern="", missing=(), stages=())
+    response = dataclasses.replace(
+        made.response(),
+        receipt=alone,
+        model_responses={"gpt": MemberResponse(member="gpt", deployment="gpt")},
+    )
+
+    assert shortfalls(response) == ["gpt declined to answer; its words are given as they are"]
+    assert shortfalls(made.response()) == []
+
+
+def test_a_member_is_named_once_in_its_failure(made: Any) -> None:
+    """An adapter's message begins with the deployment, which mostly is the member."""
+    failed = dataclasses.replace(made.events()[8], message="claude: slow down")
+
+    assert log_line(failed) == "answer: claude failed after 0.40 s: RateLimited: slow down"
 
 
 def test_quiet_shows_nothing_and_a_file_gets_lines(capsys: pytest.CaptureFixture[str]) -> None:

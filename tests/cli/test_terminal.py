@@ -235,6 +235,43 @@ def test_a_closed_pipe_is_no_accident(team: Path) -> None:
     assert (Path(os.environ["ORCHESTRATOR_HOME"]) / "runs" / "run-0001.json").is_file()
 
 
+@pytest.mark.parametrize("closed", [">&-", "2>&-", "<&-", ">&- 2>&- <&-"])
+def test_closed_streams_are_no_accident(team: Path, closed: str) -> None:
+    """A supervisor may start a command without any; the receipt is there all the same."""
+    done = subprocess.run(
+        ["sh", "-c", f'exec "$@" {closed}', "sh", sys.executable, "-c", REPLAYING, "ask", "hi"],
+        capture_output=True,
+        text=True,
+        check=False,
+        env=environment(config=str(team)),
+    )
+
+    assert done.returncode == 0, done.stderr
+    assert "Error" not in done.stderr
+    assert (Path(os.environ["ORCHESTRATOR_HOME"]) / "runs" / "run-0001.json").is_file()
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="only Linux has a full disk at hand")
+def test_a_full_disk_does_not_lose_the_answer(team: Path) -> None:
+    """Exit code 1, and the way to the answer."""
+    with Path("/dev/full").open("w") as full:
+        done = subprocess.run(
+            [sys.executable, "-c", REPLAYING, "ask", "hi", "-q"],
+            stdin=subprocess.DEVNULL,
+            stdout=full,
+            stderr=subprocess.PIPE,
+            text=True,
+            check=False,
+            env=environment(config=str(team)),
+        )
+
+    assert done.returncode == 1
+    assert done.stderr == (
+        "Error: the answer cannot be written: no space left on device; "
+        "`orchestrator show 0001` has it\n"
+    )
+
+
 def test_a_conversation_on_a_terminal(open_terminal: Open) -> None:
     """Ask, cancel, go on, leave by Ctrl-C at the prompt; the keyboard's history is kept."""
     terminal = open_terminal("chat", "-m", "council")
