@@ -133,8 +133,22 @@ def _load() -> Any:
             for name in ("LiteLLM", "LiteLLM Router", "LiteLLM Proxy", "httpx", "openai"):
                 logging.getLogger(name).setLevel(logging.ERROR)
             _shared = _build_shared()
+            asyncio.run(_rehearse(module))
             _litellm = module
     return _litellm
+
+
+async def _rehearse(module: Any) -> None:
+    """Let litellm answer one call by itself, here in the thread that imports.
+
+    Its first call imports and builds for more than a second. A real one would hold up the loop,
+    and every clock that runs on it.
+    """
+    importlib.import_module("openai.resources.chat.completions")
+    importlib.import_module("litellm._service_logger")
+    module.token_counter(model="none", text="none")  # reads the tokenizer
+    messages = [{"role": "user", "content": "none"}]
+    await module.acompletion(model="openai/none", messages=messages, mock_response="none")
 
 
 def _build_shared() -> _Shared:
@@ -189,8 +203,16 @@ class Connection:
         loop = asyncio.get_running_loop()
         found = self._pools.get(loop)
         if found is None:
+            self._drop_those_of_closed_loops()
             found = self._pools[loop] = _plain_transport(_live().tls)
         return found
+
+    def _drop_those_of_closed_loops(self) -> None:
+        """A pool keeps its loop alive, so the dictionary alone would keep both for ever."""
+        gone = [(loop, pool) for loop, pool in self._pools.items() if loop.is_closed()]
+        for loop, pool in gone:
+            del self._pools[loop]
+            _close_at_once(pool)
 
     def client(self, kind: Clients) -> Any:
         """What to pass to litellm as `client`."""
@@ -203,17 +225,9 @@ class Connection:
             from openai import AsyncOpenAI
 
             self._sdk = AsyncOpenAI(
-            self._drop_those_of_closed_loops()
                 api_key=self._api_key,
                 base_url=self._api_base,
                 http_client=_live().http,
-    def _drop_those_of_closed_loops(self) -> None:
-        """A pool keeps its loop alive, so the dictionary alone would keep both for ever."""
-        gone = [(loop, pool) for loop, pool in self._pools.items() if loop.is_closed()]
-        for loop, pool in gone:
-            del self._pools[loop]
-            _close_at_once(pool)
-
                 max_retries=0,
             )
         return self._sdk
@@ -232,6 +246,12 @@ def _drop_pools(pools: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, Any]
     pools.clear()
 
 
+def _close_at_once(pool: Any) -> None:
+    connector = getattr(pool.client, "connector", None)
+    if connector is not None and not connector.closed:
+        pool._mark_connector_closed(pool.client)  # noqa: SLF001 - it knows how, without a loop
+
+
 def _live() -> _Shared:
     assert _shared is not None, "load() comes first"
     return _shared
@@ -245,12 +265,6 @@ def _seed_cohere_client() -> None:
     kept = get_async_httpx_client(LlmProviders.COHERE_CHAT, params={"ssl_verify": None})
     if kept.client is not _live().handler.client:
         kept.client = _live().handler.client
-
-def _close_at_once(pool: Any) -> None:
-    connector = getattr(pool.client, "connector", None)
-    if connector is not None and not connector.closed:
-        pool._mark_connector_closed(pool.client)  # noqa: SLF001 - it knows how, without a loop
-
 
 
 async def complete(
