@@ -1,5 +1,6 @@
 """Thin adapters over litellm's unified completion call: six providers, one trustworthy answer."""
 
+from adapters._litellm import load as preload
 from adapters.base import BaseAdapter
 from adapters.config import LLMProvider, ModelConfig, PriceConfig
 from adapters.errors import (
@@ -63,4 +64,5 @@ __all__ = [
     "Usage",
     "collect",
     "create_adapter",
+    "preload",
 ]

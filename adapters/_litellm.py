@@ -117,7 +117,10 @@ def is_loaded() -> bool:
 
 
 async def load() -> None:
-    """Import litellm if that is still to be done, without holding up the event loop."""
+    """Import litellm if that is still to be done, without holding up the event loop.
+
+    The first call does it too; who knows that a call will come can begin earlier.
+    """
     if _litellm is None:
         await asyncio.to_thread(_load)
 

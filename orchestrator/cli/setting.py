@@ -14,7 +14,7 @@ from typing import NoReturn
 
 import click
 
-from adapters import _litellm
+from adapters import preload
 from orchestrator.cli import naming
 from orchestrator.cli.asking import Engine
 from orchestrator.cli.failures import INTERRUPTED
@@ -117,7 +117,7 @@ async def make_orchestrator(config: OrchestratorConfig, *, quiet: bool) -> Async
         atexit.register(gc.freeze)
         try:
             with loading(quiet=quiet):
-                await _litellm.load()  # now: its seconds are not to count as the first run's
+                await preload()  # now: its seconds are not to count as the first run's
         except asyncio.CancelledError:
             _leave_at_once()
         yield orchestrator

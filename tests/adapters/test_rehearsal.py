@@ -29,7 +29,7 @@ asyncio.run(main())
 
 
 def test_first_calls_import_next_to_nothing() -> None:
-    """Six providers' first calls load a handful of modules; unprepared, OpenAI's alone loads 470."""
+    """Six first calls load a handful of modules; unprepared, OpenAI's alone loads 470."""
     done = subprocess.run(
         [sys.executable, "-c", FIRST_CALLS], capture_output=True, text=True, check=True
     )
