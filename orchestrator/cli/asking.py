@@ -17,6 +17,7 @@ from orchestrator.cli.failures import explain
 from orchestrator.cli.live import Watcher
 from orchestrator.cli.notes import warn
 from orchestrator.cli.progress import closing_line, shortfalls, withdrawal
+from orchestrator.cli.text import program
 from orchestrator.config import RequestConfig
 from orchestrator.events import Event, RunFinished, TextDelta, TextReset
 from orchestrator.responses import OrchestratorResponse
@@ -120,5 +121,5 @@ def print_status(response: OrchestratorResponse, *, saved: bool) -> None:
     """The last line of a run, on stderr; on a terminal it stands apart from the answer."""
     if sys.stdout.isatty() and sys.stderr.isatty():
         click.echo(err=True)
-    then = f"orchestrator show {store.short(response.receipt.run_id)}"
+    then = f"{program()} show {store.short(response.receipt.run_id)}"
     click.echo(f"{closing_line(response)} · {then if saved else 'receipt not saved'}", err=True)

@@ -31,14 +31,17 @@ every mistake is listed as file:line:col.
 @click.argument("file", required=False, type=click.Path(path_type=Path, dir_okay=False))
 @click.option("--strict", is_flag=True, help="Exit with 1 for warnings, missing keys included.")
 @options.json_option
-def command(file: Path | None, strict: bool, as_json: bool) -> None:
+@options.config_option
+def command(file: Path | None, strict: bool, as_json: bool, config_path: Path | None) -> None:
     """Check a configuration file.
 
     Reads FILE (or the configuration that the other commands would use) and every pattern it can
     name, and reports all mistakes at once. Then says for each deployment whether its key is set
     and where its price comes from. No provider is called and no key is printed.
     """
-    path = find_config(file)
+    if file is not None and config_path is not None:
+        raise click.UsageError("give FILE or --config, not both")
+    path = find_config(file or config_path)
     try:
         config = load_config(path)
         naming.library(config).load_all()

@@ -12,11 +12,12 @@ from rich.text import Text
 from orchestrator.cli import options
 from orchestrator.cli.answers import as_object, first_drafts
 from orchestrator.cli.asking import follow, keep, warn_of_shortfalls
-from orchestrator.cli.explain import attempts_table, print_page, safe
+from orchestrator.cli.explain import AttemptsTable, print_page, safe
 from orchestrator.cli.fitting import Fitted
 from orchestrator.cli.live import watcher
 from orchestrator.cli.progress import closing_line
 from orchestrator.cli.setting import Setting, open_engine, packaged
+from orchestrator.cli.text import program
 from orchestrator.config import RequestConfig, load_config
 from orchestrator.responses import OrchestratorResponse
 
@@ -65,17 +66,18 @@ async def _run(setting: Setting, fitted: Fitted, *, quiet: bool) -> Orchestrator
 def screen(response: OrchestratorResponse, *, saved: bool) -> RenderableType:
     """What the demo leaves on the screen."""
     receipt = response.receipt
+    this = program()
     then = [
-        ("what happened, call by call", "orchestrator show" if saved else ""),
-        ("your own question", 'orchestrator ask "..." --simulate'),
-        ("with real models", "export OPENAI_API_KEY=... && orchestrator ask ..."),
+        ("what happened, call by call", f"{this} show" if saved else ""),
+        ("your own question", f'{this} ask "..." --simulate'),
+        ("with real models", f'export OPENAI_API_KEY=... && {this} ask "..." -m gpt'),
     ]
     width = max(len(said) for said, _ in then)
     return Group(
         "",
         safe(receipt.prompt),
         "",
-        attempts_table(first_drafts(receipt), receipt.elapsed_s),
+        AttemptsTable(first_drafts(receipt), receipt.elapsed_s),
         "",
         Rule(f"one answer, by the pattern {receipt.pattern}", align="left", style="dim"),
         Padding(safe(response.content.strip()), (1, 2)),

@@ -2,11 +2,13 @@
 
 import sys
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
 from typing import Any
 
 import click
 from rich import box
-from rich.console import Console, Group, RenderableType
+from rich.console import Console, ConsoleOptions, Group, RenderableType, RenderResult
 from rich.padding import Padding
 from rich.rule import Rule
 from rich.table import Table
@@ -17,6 +19,7 @@ from orchestrator.cli.text import bar, count, neutralise, one_line, seconds
 from orchestrator.responses import AttemptRecord, Receipt, StageRecord
 
 BAR_WIDTH = 24
+BAR_WIDTH_MIN = 6  # less than that shows nothing
 FILE_WIDTH = 100  # columns where stdout is no terminal
 STATUS_STYLES = {"complete": "green", "degraded": "yellow", "partial": "yellow"}
 OUTCOME_STYLES = {"ok": "green", "not usable": "yellow"}
@@ -28,7 +31,7 @@ def receipt_view(receipt: Receipt, *, drafts: bool) -> RenderableType:
     for stage in receipt.stages:
         parts += ["", _stage_title(stage)]
         if stage.attempts:
-            parts.append(attempts_table(stage.attempts, receipt.elapsed_s))
+            parts.append(AttemptsTable(stage.attempts, receipt.elapsed_s))
         parts += [Padding(line, (0, 0, 0, 2)) for line in _decision(stage)]
         if drafts:
             parts += [_draft(attempt) for attempt in stage.attempts if attempt.text]
@@ -37,29 +40,49 @@ def receipt_view(receipt: Receipt, *, drafts: bool) -> RenderableType:
     return Group(*parts)
 
 
-def attempts_table(attempts: tuple[AttemptRecord, ...], run_s: float) -> Table:
-    """One row a call: who, which model, what came of it, tokens, and when, drawn to scale."""
+@dataclass(frozen=True, slots=True)
+class AttemptsTable:
+    """One row a call: who, which model, what came of it, tokens, and when, drawn to scale.
+
+    The drawing takes the room that is left: where there is little, the words come first.
+    """
+
+    attempts: tuple[AttemptRecord, ...]
+    run_s: float
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        words = console.measure(_attempts_table(self.attempts, self.run_s, 0), options=options)
+        room = options.max_width - words.maximum - 3  # 3: what stands between two columns
+        yield _attempts_table(self.attempts, self.run_s, min(BAR_WIDTH, room))
+
+
+def _attempts_table(attempts: tuple[AttemptRecord, ...], run_s: float, bar_width: int) -> Table:
     table = Table(
         box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, 1), header_style="dim"
     )
+    drawn = bar_width >= BAR_WIDTH_MIN
     table.add_column("member", no_wrap=True)
     table.add_column("provider/model", overflow="fold")
     table.add_column("result")
     table.add_column("tokens", justify="right", no_wrap=True)
     table.add_column("time", justify="right", no_wrap=True)
-    table.add_column("", no_wrap=True, width=BAR_WIDTH)
+    if drawn:
+        table.add_column("", no_wrap=True, width=bar_width)
     for attempt in attempts:
         result = outcome(attempt)
         label = f" ({attempt.label})" if attempt.label else ""
         role = f" as {attempt.role}" if attempt.role else ""
-        table.add_row(
+        row: list[RenderableType] = [
             one_line(attempt.member + label + role, 60),
             one_line(f"{attempt.provider}/{attempt.model}", 60),
             Text(result, style=OUTCOME_STYLES.get(result, "red")),
             f"{attempt.usage.total_tokens:,}" + ("~" if attempt.usage.estimated else ""),
             seconds(attempt.elapsed_s),
-            Text(bar(attempt.started_s, attempt.elapsed_s, run_s, BAR_WIDTH), style="cyan"),
-        )
+        ]
+        if drawn:
+            when = bar(attempt.started_s, attempt.elapsed_s, run_s, bar_width)
+            row.append(Text(when, style="cyan"))
+        table.add_row(*row)
     return table
 
 
@@ -89,7 +112,7 @@ def _head(receipt: Receipt) -> RenderableType:
     usage = receipt.usage
     rows = {
         "run": receipt.run_id,
-        "when": receipt.started_at,
+        "when": when_utc(receipt.started_at, "seconds"),
         "question": one_line(receipt.prompt, 300),
         "asked": receipt.model or "the default",
         "pattern": receipt.pattern or "none (one model)",
@@ -111,6 +134,15 @@ def _head(receipt: Receipt) -> RenderableType:
     return table
 
 
+def when_utc(started_at: str, timespec: str) -> str:
+    """A receipt's time for people: `2026-11-22 12:00:00 UTC`."""
+    try:
+        moment = datetime.fromisoformat(started_at).astimezone(UTC)
+    except ValueError:  # written by another hand
+        return one_line(started_at, 40)
+    return f"{moment.replace(tzinfo=None).isoformat(' ', timespec)} UTC"
+
+
 def _stage_title(stage: StageRecord) -> Text:
     how = f" · {stage.combine}" if stage.combine else ""
     style = "bold" if stage.status == "ok" else "bold yellow"
@@ -124,9 +156,13 @@ def _decision(stage: StageRecord) -> Iterator[Text]:
     for attempt in stage.attempts:
         if attempt.error or attempt.message:
             status = f" ({attempt.status_code})" if attempt.status_code else ""
-            why = f"{attempt.error or attempt.status}{status}: {attempt.message}"
+            said = attempt.message.removeprefix(f"{attempt.member}: ")
+            why = f"{attempt.error or attempt.status}{status}: {said}"
             yield safe(one_line(f"{attempt.member}: {why}", 400))
+    told = [attempt.message for attempt in stage.attempts if attempt.message]
     for cause in stage.causes:
+        if any(message in cause for message in told):
+            continue
         yield safe(one_line(f"because {cause}", 400))
 
 

@@ -17,8 +17,10 @@ class Key:
     @property
     def line(self) -> str:
         """`OPENAI_API_KEY is set`."""
+        if not self.is_secret:
+            return "no key needed"
         if not self.source.isidentifier():
-            return self.source
+            return f"key {self.source}"
         return f"{self.source} is {'set' if self.present else 'not set'}"
 
 

@@ -14,7 +14,7 @@ from orchestrator.cli.explain import print_page
 from orchestrator.cli.keys import Key, key_of
 from orchestrator.config import OrchestratorConfig, find_config, load_config
 
-PRICE = "price per million tokens"
+PRICE = "price per 1M tokens"
 
 EPILOG = """\b
 Examples:

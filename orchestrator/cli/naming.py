@@ -26,6 +26,16 @@ def model_names(config: OrchestratorConfig) -> dict[str, str]:
     return {**panel_names(config), **route_names(config), **deployment_names(config)}
 
 
+def askable_names(config: OrchestratorConfig) -> dict[str, str]:
+    """The same, and every panel behind every pattern: `debate/council`."""
+    patterned = {
+        f"{pattern}/{panel}": line
+        for pattern in library(config)
+        for panel, line in panel_names(config).items()
+    }
+    return {**model_names(config), **patterned}
+
+
 def pattern_names(config: OrchestratorConfig) -> dict[str, str]:
     """Patterns: their descriptions."""
     return {name: pattern.description for name, pattern in library(config).items()}

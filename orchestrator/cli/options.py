@@ -27,13 +27,14 @@ def _completer(names: Callable[[OrchestratorConfig], dict[str, str]]) -> Complet
             return [
                 CompletionItem(name, help=line)
                 for name, line in names(config).items()
-                if name.startswith(incomplete)
+                if name.startswith(incomplete) and ("/" in incomplete or "/" not in name)
             ]
         return []
 
     return complete
 
 
+complete_patterns = _completer(naming.pattern_names)
 config_option = click.option(
     "-c",
     "--config",
@@ -53,7 +54,7 @@ json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON."
 pattern_option = click.option(
     "--pattern",
     metavar="NAME",
-    shell_complete=_completer(naming.pattern_names),
+    shell_complete=complete_patterns,
     help="The analysis pattern, instead of the panel's own. `orchestrator patterns` lists them.",
 )
 quiet_option = click.option(
@@ -70,7 +71,7 @@ def model_option(*, multiple: bool) -> Callable[[Decorated], Decorated]:
         "models" if multiple else "model",
         metavar="NAME",
         multiple=multiple,
-        shell_complete=_completer(naming.model_names),
+        shell_complete=_completer(naming.askable_names),
         help=f"Who answers: a deployment, a route, a panel, or pattern/panel.{ad_hoc}",
     )
 

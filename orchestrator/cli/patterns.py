@@ -25,7 +25,7 @@ Examples:
 
 
 @click.command(epilog=EPILOG)
-@click.argument("name", required=False)
+@click.argument("name", required=False, shell_complete=options.complete_patterns)
 @options.json_option
 @options.config_option
 def command(name: str | None, as_json: bool, config_path: Path | None) -> None:
@@ -36,7 +36,8 @@ def command(name: str | None, as_json: bool, config_path: Path | None) -> None:
     """
     library = naming.library(load_config(find_config(config_path)))
     if name is not None and name not in library:
-        raise UnknownModel(f"unknown pattern {name!r}{did_you_mean(name, library)}")
+        known = did_you_mean(name, library) or f"; there are: {', '.join(library)}"
+        raise UnknownModel(f"Unknown pattern {name!r}{known}")
     if name is not None and not as_json:
         click.echo(library.path(name).read_text(encoding="utf-8"), nl=False)
         click.echo(f"\n# from {library.path(name)}", err=True)

@@ -25,8 +25,14 @@ Examples:
 """
 
 
+def _complete(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[str]:
+    """The ids of the last runs, as they are told."""
+    names = (store.short(path.stem) for path in store.paths()[:LISTED])
+    return [name for name in names if name.startswith(incomplete)]
+
+
 @click.command(epilog=EPILOG)
-@click.argument("run", required=False)
+@click.argument("run", required=False, shell_complete=_complete)
 @click.option("--drafts", is_flag=True, help="Also print what every model wrote in every stage.")
 @click.option("--list", "as_list", is_flag=True, help=f"List the last {LISTED} runs.")
 @click.option("--json", "as_json", is_flag=True, help="Print the receipt as JSON.")

@@ -1,14 +1,16 @@
 """`orchestrator simulate`: the simulator as a server, for rehearsing a configuration."""
 
 import asyncio
+import errno
 from pathlib import Path
 
 import click
 from pydantic import SecretStr, ValidationError
 
 from adapters import LLMProvider
-from orchestrator.cli.failures import refuse
+from orchestrator.cli.failures import Misuse, refuse
 from orchestrator.simulator import FAULTS, LatencyConfig, Simulator, SimulatorConfig
+from orchestrator.simulator.directives import UnknownDirective, parse_directives
 
 EPILOG = """\b
 Examples:
@@ -97,7 +99,14 @@ def command(
         )
     except ValidationError as error:
         refuse(error)
-    asyncio.run(_serve(config))
+    try:
+        asyncio.run(_serve(config))
+    except OSError as error:
+        if error.errno != errno.EADDRINUSE:
+            raise
+        raise Misuse(
+            f"port {port} of {host} is in use; give another --port (0 takes a free one)"
+        ) from error
 
 
 async def _serve(config: SimulatorConfig) -> None:
@@ -116,6 +125,12 @@ def _by_model(faults: tuple[str, ...]) -> dict[str, tuple[str, ...]]:
             raise click.BadParameter(
                 f"{fault!r} is not MODEL=FAULT, as in gpt-5-mini=cutmid", param_hint="--fault"
             )
+        try:
+            parse_directives((directive,))
+        except UnknownDirective as error:
+            raise click.BadParameter(
+                f"{error}; --list-faults lists them", param_hint="--fault"
+            ) from error
         found[model] = (*found.get(model, ()), directive)
     return found
 

@@ -1,8 +1,13 @@
 """How model text and figures are written for people: harmless to a terminal, short, with units."""
 
+import contextlib
 import re
+import shlex
+import shutil
+import sys
 from collections.abc import Iterable
 from difflib import get_close_matches
+from pathlib import Path
 
 # A model's text may hold escape sequences that repaint the screen, carriage returns that overwrite
 # a line, and direction controls that make text read as what it is not.
@@ -39,6 +44,17 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
     """
     close = get_close_matches(name, list(known), n=1)
     return f"; did you mean {close[0]!r}?" if close else ""
+
+
+def program() -> str:
+    """What to type to call this command again: its name, or the path where no shell finds that."""
+    called = Path(sys.argv[0])
+    found = shutil.which(called.name)
+    if called.name != "orchestrator" or (found and Path(found).samefile(called)):
+        return "orchestrator"
+    with contextlib.suppress(ValueError):  # not below this folder
+        called = called.absolute().relative_to(Path.cwd())
+    return shlex.quote(str(called))
 
 
 def seconds(duration_s: float) -> str:

@@ -1,6 +1,7 @@
 """`models`, `patterns`, `check`, `schema`: what is configured, without calling anybody."""
 
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Callable
@@ -11,6 +12,7 @@ import pytest
 from click.testing import Result
 
 from adapters import ModelConfig
+from orchestrator.cli import store
 from orchestrator.cli.keys import Key, key_of
 from orchestrator.cli.patterns import calls
 from orchestrator.patterns import Pattern
@@ -63,7 +65,7 @@ def test_models_lists_deployments_routes_and_panels(call: Call, team: Path) -> N
         "gpt-5-mini",
         "TEAM_OPENAI_KEY is set",
         "ANTHROPIC_API_KEY is not set",
-        "none needed",
+        "no key needed",
         "free",
         "$0.1 in, $0.4 out",
         "litellm's table",
@@ -98,6 +100,14 @@ def test_check_says_what_is_there_and_what_is_missing(call: Call, team: Path) ->
     assert "2 models cannot be called until the key is set" in result.stdout
     assert SECRET not in result.output
     assert call("check", str(team), "--strict").exit_code == 1
+
+
+def test_check_takes_its_file_either_way(call: Call, team: Path) -> None:
+    """As an argument, or as every other command does; two files are one too many."""
+    named = call("check", str(team)).stdout
+
+    assert call("check", "-c", str(team)).stdout == named
+    assert call("check", str(team), "-c", str(team)).exit_code == 2
 
 
 def test_check_reports_every_mistake_with_its_place(call: Call, tmp_path: Path) -> None:
@@ -230,16 +240,20 @@ def test_looking_does_not_import_litellm(words: tuple[str, ...], team: Path) -> 
 
 
 @pytest.mark.parametrize(
-    ("option", "found"),
+    ("words", "found"),
     [
-        ("-m", {"gpt", "gemini"}),
-        ("--panel", set()),
-        ("--synthesizer", {"gpt", "gemini"}),
-        ("--pattern", set()),
+        ("ask -m g", {"gpt", "gemini"}),
+        ("ask -m debate/", {"debate/council"}),
+        ("ask -m d", set()),
+        ("ask --panel g", set()),
+        ("ask --synthesizer g", {"gpt", "gemini"}),
+        ("ask --pattern g", set()),
+        ("patterns de", {"debate"}),
+        ("show 00", {"0001"}),
     ],
 )
 def test_names_are_completed_from_the_configuration(
-    option: str, found: set[str], team: Path
+    words: str, found: set[str], team: Path, made: Any
 ) -> None:
     """As the shell would ask, without litellm."""
     code = (
@@ -248,11 +262,13 @@ def test_names_are_completed_from_the_configuration(
         "try: main(prog_name='orchestrator', complete_var='_ORCHESTRATOR_COMPLETE')\n"
         "finally: assert 'litellm' not in sys.modules"
     )
+    store.save(made.receipt())
     environment = {
+        **os.environ,
         "ORCHESTRATOR_CONFIG": str(team),
         "_ORCHESTRATOR_COMPLETE": "bash_complete",
-        "COMP_WORDS": f"orchestrator ask {option} g",
-        "COMP_CWORD": "3",
+        "COMP_WORDS": f"orchestrator {words}",
+        "COMP_CWORD": str(len(words.split())),
     }
     done = subprocess.run(
         [sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=False

@@ -1,13 +1,17 @@
 """`show`: a run explained from its receipt."""
 
+import dataclasses
+import io
 import json
 from collections.abc import Callable
 from typing import Any
 
 import pytest
 from click.testing import Result
+from rich.console import Console
 
 from orchestrator.cli import store
+from orchestrator.cli.explain import AttemptsTable, when_utc
 from orchestrator.responses import StageRecord
 
 Call = Callable[..., Result]
@@ -34,6 +38,45 @@ def test_the_last_run_is_explained(call: Call, made: Any) -> None:
     ):
         assert said in shown
     assert "draft of gpt" not in shown
+
+
+@pytest.mark.parametrize("width", [40, 60, 80, 100, 160])
+def test_words_come_before_the_drawing(made: Any, width: int) -> None:
+    """A model's name is broken only where nothing else gives way, and no line is too long."""
+    receipt = made.receipt()
+    console = Console(width=width, record=True, file=io.StringIO())
+    console.print(AttemptsTable(receipt.stages[0].attempts, receipt.elapsed_s))
+    lines = console.export_text().splitlines()
+
+    assert max(map(len, lines)) <= width
+    if width >= 80:
+        assert any("anthropic/claude-haiku-4-5" in line for line in lines)
+        assert any("█" in line for line in lines)
+
+
+def test_a_failure_is_told_once_in_its_stage(call: Call, made: Any) -> None:
+    """The row of a call says what happened; the stage's causes add only what is new."""
+    receipt = made.receipt()
+    because = ("claude gave no answer: RateLimited: slow down", "2 usable of 3, quorum 3")
+    stage = dataclasses.replace(receipt.stages[0], status="degraded", causes=because)
+    store.save(dataclasses.replace(receipt, stages=(stage,)))
+    shown = call("show").stdout
+
+    assert shown.count("slow down") == 1
+    assert "because 2 usable of 3, quorum 3" in shown
+
+
+@pytest.mark.parametrize(
+    ("written", "said"),
+    [
+        ("2026-11-22T17:15:49.652346+00:00", "2026-11-22 17:15:49 UTC"),
+        ("2026-11-22T19:15:49+02:00", "2026-11-22 17:15:49 UTC"),
+        ("yesterday\x1b[2J", "yesterday[2J"),
+    ],
+)
+def test_a_time_is_written_for_people(written: str, said: str) -> None:
+    """And one from another hand is at least harmless."""
+    assert when_utc(written, "seconds") == said
 
 
 def test_drafts_are_shown_on_request(call: Call, made: Any) -> None:

@@ -2,6 +2,7 @@
 
 import json
 import signal
+import socket
 import subprocess
 import sys
 import urllib.request
@@ -71,6 +72,7 @@ def test_it_serves_every_provider_until_it_is_interrupted(
     [
         (("--fault", "gpt"), "is not MODEL=FAULT"),
         (("--fault", "gpt=cutmd"), "did you mean 'cutmid'?"),
+        (("--fault", "gpt=xyzzy"), "--list-faults lists them"),
         (("--host", "0.0.0.0"), "set keys as well"),
         (("--port", "70000"), "0<=x<=65535"),
     ],
@@ -82,6 +84,20 @@ def test_what_cannot_be_served_is_refused(call: Call, words: tuple[str, ...], sa
     assert result.exit_code == 2
     assert said in result.stderr
     assert "Value error" not in result.stderr
+
+
+def test_a_port_in_use_is_named(call: Call) -> None:
+    """With the way out."""
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        result = call("simulate", "--port", str(port))
+
+    assert result.exit_code == 2
+    assert result.stderr == (
+        f"Error: port {port} of 127.0.0.1 is in use; give another --port (0 takes a free one)\n"
+    )
 
 
 def test_the_faults_are_listed_with_what_they_do(call: Call) -> None:

@@ -1,13 +1,34 @@
 """Model text is read, never obeyed."""
 
+from pathlib import Path
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from orchestrator.cli.text import bar, neutralise, one_line
+from orchestrator.cli.text import bar, neutralise, one_line, program
 
 ACTING = [chr(code) for code in (*range(9), 11, 12, *range(13, 32), *range(127, 160))]
 TURNING = list("\u061c\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
+
+
+def test_the_next_command_is_one_that_the_shell_finds(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Who calls it by its path is told the path; who has it on the PATH, its name."""
+    binary = tmp_path / ".venv" / "bin" / "orchestrator"
+    binary.parent.mkdir(parents=True)
+    binary.write_text("#!/bin/sh\n")
+    binary.chmod(0o755)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("sys.argv", [str(binary)])
+
+    monkeypatch.setenv("PATH", "/nowhere")
+    assert program() == ".venv/bin/orchestrator"
+    monkeypatch.setenv("PATH", str(binary.parent))
+    assert program() == "orchestrator"
+    monkeypatch.setattr("sys.argv", ["somewhere/__main__.py"])
+    assert program() == "orchestrator"
 
 
 @pytest.mark.parametrize("character", [*ACTING, *TURNING])
