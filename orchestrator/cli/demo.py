@@ -68,9 +68,9 @@ def screen(response: OrchestratorResponse, *, saved: bool) -> RenderableType:
     receipt = response.receipt
     this = program()
     then = [
-        ("what happened, call by call", f"{this} show" if saved else ""),
-        ("your own question", f'{this} ask "..." --simulate'),
-        ("with real models", f'export OPENAI_API_KEY=... && {this} ask "..." -m gpt'),
+        ("call by call", f"{this} show" if saved else ""),
+        ("your question", f'{this} ask "..." --simulate'),
+        ("real models", f'OPENAI_API_KEY=... {this} ask "..." -m gpt'),
     ]
     width = max(len(said) for said, _ in then)
     return Group(

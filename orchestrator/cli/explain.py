@@ -9,9 +9,10 @@ from typing import Any
 import click
 from rich import box
 from rich.console import Console, ConsoleOptions, Group, RenderableType, RenderResult
+from rich.measure import Measurement
 from rich.padding import Padding
 from rich.rule import Rule
-from rich.table import Table
+from rich.table import Column, Table
 from rich.text import Text
 
 from orchestrator.cli.answers import outcome
@@ -20,6 +21,8 @@ from orchestrator.responses import AttemptRecord, Receipt, StageRecord
 
 BAR_WIDTH = 24
 BAR_WIDTH_MIN = 6  # less than that shows nothing
+ELASTIC_WIDTH_MIN = 16  # of a column that may be cut or wrapped
+UNBOUNDED = 10_000  # columns
 FILE_WIDTH = 100  # columns where stdout is no terminal
 STATUS_STYLES = {"complete": "green", "degraded": "yellow", "partial": "yellow"}
 OUTCOME_STYLES = {"ok": "green", "not usable": "yellow"}
@@ -51,9 +54,55 @@ class AttemptsTable:
     run_s: float
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
-        words = console.measure(_attempts_table(self.attempts, self.run_s, 0), options=options)
-        room = options.max_width - words.maximum - 3  # 3: what stands between two columns
-        yield _attempts_table(self.attempts, self.run_s, min(BAR_WIDTH, room))
+        words = _attempts_table(self.attempts, self.run_s, 0)
+        room = options.max_width - _width(words, console, options)
+        if room < 0:
+            yield _stacked(words)
+        else:  # 3: what stands between two columns
+            yield _attempts_table(self.attempts, self.run_s, min(BAR_WIDTH, room - 3))
+
+
+@dataclass(frozen=True, slots=True)
+class Listing:
+    """A table where it fits, and a few lines a row where the screen is too narrow for it.
+
+    The columns whose header is in `elastic` may be narrower than what stands in them.
+    """
+
+    table: Table
+    elastic: frozenset[str] = frozenset()
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        saved = sum(
+            max(0, _column_width(column, console) - ELASTIC_WIDTH_MIN)
+            for column in self.table.columns
+            if column.header in self.elastic
+        )
+        fits = _width(self.table, console, options) - saved <= options.max_width
+        yield self.table if fits else _stacked(self.table)
+
+
+def _width(table: Table, console: Console, options: ConsoleOptions) -> int:
+    """How wide a table wants to be, whatever room there is."""
+    return Measurement.get(console, options.update(width=UNBOUNDED), table).maximum
+
+
+def _column_width(column: Column, console: Console) -> int:
+    return max(console.measure(cell).maximum for cell in (column.header, *column.cells))
+
+
+def _stacked(table: Table) -> RenderableType:
+    """Every row as its first cell, and the others below it with their headers."""
+    lines: list[RenderableType] = []
+    cells = [list(column.cells) for column in table.columns]
+    for first, *others in zip(*cells, strict=True):
+        named = [
+            Text.assemble((f"{column.header} ", "dim"), cell)
+            for column, cell in zip(table.columns[1:], others, strict=True)
+            if isinstance(cell, (str, Text)) and str(cell)
+        ]
+        lines += [first, Padding(Text(" · ").join(named), (0, 0, 0, 2))]
+    return Group(*lines)
 
 
 def _attempts_table(attempts: tuple[AttemptRecord, ...], run_s: float, bar_width: int) -> Table:
@@ -62,8 +111,8 @@ def _attempts_table(attempts: tuple[AttemptRecord, ...], run_s: float, bar_width
     )
     drawn = bar_width >= BAR_WIDTH_MIN
     table.add_column("member", no_wrap=True)
-    table.add_column("provider/model", overflow="fold")
-    table.add_column("result")
+    table.add_column("provider/model", no_wrap=True)
+    table.add_column("result", no_wrap=True)
     table.add_column("tokens", justify="right", no_wrap=True)
     table.add_column("time", justify="right", no_wrap=True)
     if drawn:

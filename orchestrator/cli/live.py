@@ -56,10 +56,21 @@ class Silent:
 
 
 class LogLines(Silent):
-    """One line on stderr for what is worth a line, as it happens."""
+    """One line on stderr for what is worth a line, as it happens.
+
+    On a terminal without a cursor to move (`TERM=dumb`) the answer's own lines are not broken
+    into: what happens while it is written is left out there.
+    """
+
+    def __init__(self, *, on_screen: bool = False) -> None:
+        self._on_screen = on_screen
+        self._is_answering = False
+
+    def make_room(self) -> None:
+        self._is_answering = self._on_screen
 
     def show(self, event: Event) -> None:
-        line = log_line(event)
+        line = None if self._is_answering else log_line(event)
         if line is not None:
             click.echo(neutralise(line, terminal=True), err=True)
 
@@ -105,7 +116,7 @@ def watcher(*, quiet: bool) -> Watcher:
     console = stderr_console()
     if console.is_terminal and not console.is_dumb_terminal:
         return LiveBoard(console)
-    return LogLines()
+    return LogLines(on_screen=console.is_terminal)
 
 
 @contextmanager

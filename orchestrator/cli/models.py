@@ -10,11 +10,11 @@ from rich.text import Text
 
 from adapters import ModelConfig
 from orchestrator.cli import naming, options
-from orchestrator.cli.explain import print_page
+from orchestrator.cli.explain import Listing, print_page
 from orchestrator.cli.keys import Key, key_of
 from orchestrator.config import OrchestratorConfig, find_config, load_config
 
-PRICE = "price per 1M tokens"
+PRICE = "per 1M tokens"
 
 EPILOG = """\b
 Examples:
@@ -30,16 +30,18 @@ Examples:
 def command(as_json: bool, config_path: Path | None) -> None:
     """List the configured models, routes and panels.
 
-    For every deployment: provider, model, which variable its key comes from and whether it is
-    set, its weight in choosing a synthesizer, and its price. Any name in the first column can be
-    given to `ask -m`.
+    For every deployment: provider and model, which variable its key comes from and whether it is
+    set (✓ or ✗), its weight in choosing a synthesizer, and its price. Any name in the first column
+    can be given to `ask -m`.
     """
     path = find_config(config_path)
     config = load_config(path)
     if as_json:
         click.echo(json.dumps(as_object(config, path), indent=2))
         return
-    print_page(_models_table(config), "", _groups_table(config))
+    print_page(Listing(_models_table(config)))
+    if config.routes or config.panels:
+        print_page("", Listing(_groups_table(config), elastic=frozenset(["who"])))
     click.echo(f"configured in {path}", err=True)
 
 
@@ -60,7 +62,7 @@ def as_object(config: OrchestratorConfig, path: Path) -> dict[str, Any]:
 def price_line(model: ModelConfig) -> str:
     """What a million tokens cost, in words."""
     if model.price is None:
-        return "litellm's table"
+        return "list price"
     if model.price == "free":
         return "free"
     return f"${model.price.input_usd} in, ${model.price.output_usd} out"
@@ -86,13 +88,12 @@ def _model_object(name: str, model: ModelConfig) -> dict[str, Any]:
 
 
 def _models_table(config: OrchestratorConfig) -> Table:
-    table = _table("model", "provider", "asks for", "key", "weight", PRICE)
+    table = _table("model", "asks for", "key", "weight", PRICE)
     for name, model in config.models.items():
         key = key_of(model, deployment=name)
         table.add_row(
             Text(name, style="bold"),
-            model.provider.value,
-            model.model,
+            f"{model.provider.value}/{model.model}",
             key_text(key),
             f"{model.weight:g}",
             price_line(model),
@@ -101,8 +102,9 @@ def _models_table(config: OrchestratorConfig) -> Table:
 
 
 def key_text(key: Key) -> Text:
-    """Green for a key that is there, red for one that is not."""
-    return Text(key.line, style="green" if key.present else "red")
+    """The variable, and whether it is set; green or red."""
+    mark, style = ("✓", "green") if key.present else ("✗", "red")
+    return Text(f"{mark} {key.source}", style=style)
 
 
 def _groups_table(config: OrchestratorConfig) -> Table:
@@ -123,5 +125,5 @@ def _groups_table(config: OrchestratorConfig) -> Table:
 def _table(*columns: str) -> Table:
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="dim")
     for name in columns:
-        table.add_column(name, overflow="fold", no_wrap=name not in {"who", PRICE})
+        table.add_column(name, overflow="fold", no_wrap=name != "who")
     return table

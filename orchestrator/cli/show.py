@@ -8,9 +8,9 @@ from rich.table import Table
 from rich.text import Text
 
 from orchestrator.cli import store
-from orchestrator.cli.explain import print_page, receipt_view
+from orchestrator.cli.explain import Listing, print_page, receipt_view
 from orchestrator.cli.notes import warn
-from orchestrator.cli.text import one_line, seconds
+from orchestrator.cli.text import one_line
 from orchestrator.errors import InvalidRun
 from orchestrator.responses import Receipt
 
@@ -69,8 +69,8 @@ def _print_list(found: list[Receipt], *, as_json: bool) -> None:
         return
     if not found:
         raise InvalidRun('no run yet; try `orchestrator ask "..."` or `orchestrator demo`')
-    table = Table.grid(padding=(0, 2))
-    for name in ("run", "when (UTC)", "asked", "pattern", "status", "time"):
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="dim")
+    for name in ("run", "when (UTC)", "asked", "status"):
         table.add_column(no_wrap=True, header=name)
     table.add_column(header="question")  # the one column that gives way
     for receipt in found:
@@ -78,14 +78,11 @@ def _print_list(found: list[Receipt], *, as_json: bool) -> None:
         table.add_row(
             store.short(row["run_id"]),
             row["started_at"][:16].replace("T", " "),
-            row["model"],
-            row["pattern"],
+            one_line("/".join(part for part in (row["pattern"], row["model"]) if part), 24),
             row["status"],
-            seconds(receipt.elapsed_s),
-            Text(one_line(receipt.prompt, 60), no_wrap=True, overflow="ellipsis"),
+            Text(one_line(receipt.prompt, 100), no_wrap=True, overflow="ellipsis"),
         )
-    table.show_header = True
-    print_page(table)
+    print_page(Listing(table, elastic=frozenset(["question"])))
 
 
 def _row(receipt: Receipt) -> dict[str, str]:

@@ -63,12 +63,12 @@ def test_models_lists_deployments_routes_and_panels(call: Call, team: Path) -> N
     assert result.exit_code == 0
     for said in (
         "gpt-5-mini",
-        "TEAM_OPENAI_KEY is set",
-        "ANTHROPIC_API_KEY is not set",
-        "no key needed",
+        "✓ TEAM_OPENAI_KEY",
+        "✗ ANTHROPIC_API_KEY",
+        "✓ none needed",
         "free",
         "$0.1 in, $0.4 out",
-        "litellm's table",
+        "list price",
         "gemini, gpt, else claude",
         "gpt, claude, gemini",
     ):

@@ -173,6 +173,18 @@ def test_quiet_shows_nothing_and_a_file_gets_lines(capsys: pytest.CaptureFixture
     assert isinstance(watcher(quiet=False), LogLines)
 
 
+def test_a_plain_screen_shows_no_log_within_the_answer(
+    made: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A log in a file goes on; on one screen the two would run into each other."""
+    for on_screen, more in ((True, ""), (False, "stage write ok in 0.50 s\n")):
+        log = LogLines(on_screen=on_screen)
+        log.make_room()
+        log.show(made.events()[-2])
+
+        assert capsys.readouterr().err == more
+
+
 def test_the_live_board_leaves_its_last_state_on_the_screen(made: Any) -> None:
     """What was done stays readable above the answer."""
     console = Console(width=100, force_terminal=True, record=True, file=open("/dev/null", "w"))  # noqa: PTH123, SIM115

@@ -9,9 +9,10 @@ from typing import Any
 import pytest
 from click.testing import Result
 from rich.console import Console
+from rich.table import Table
 
 from orchestrator.cli import store
-from orchestrator.cli.explain import AttemptsTable, when_utc
+from orchestrator.cli.explain import AttemptsTable, Listing, when_utc
 from orchestrator.responses import StageRecord
 
 Call = Callable[..., Result]
@@ -49,9 +50,26 @@ def test_words_come_before_the_drawing(made: Any, width: int) -> None:
     lines = console.export_text().splitlines()
 
     assert max(map(len, lines)) <= width
-    if width >= 80:
-        assert any("anthropic/claude-haiku-4-5" in line for line in lines)
-        assert any("█" in line for line in lines)
+    assert any("anthropic/claude-haiku-4-5" in line for line in lines)
+    assert any("█" in line for line in lines) == (width >= 80)
+
+
+@pytest.mark.parametrize("width", [24, 40, 60, 80, 120])
+def test_a_narrow_screen_loses_no_column(width: int) -> None:
+    """Where the table does not fit, its rows are told one below the other."""
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
+    for name in ("model", "asks for", "key", "who"):
+        table.add_column(name, no_wrap=name != "who")
+    cells = ("claude", "anthropic/claude", "✗ ANTHROPIC_API_KEY", "gpt, gemini, mistral, command")
+    table.add_row(*cells)
+    console = Console(width=width, record=True, file=io.StringIO())
+    console.print(Listing(table, elastic=frozenset(["who"])))
+    lines = console.export_text().splitlines()
+
+    assert max(map(len, lines)) <= width
+    shown = " ".join(" ".join(lines).split())
+    assert [cell for cell in cells[:3] if cell not in shown] == []
+    assert [word for word in cells[3].split(", ") if word not in shown] == []
 
 
 def test_a_failure_is_told_once_in_its_stage(call: Call, made: Any) -> None:
