@@ -45,7 +45,11 @@ _FINISH: dict[str, FinishReason] = {
 }
 # The provider itself says that what it sent is no answer.
 _FAILED = frozenset(
-    ("error", "malformed_function_call", "unexpected_tool_call", "insufficient_system_resource")
+    (
+        *("error", "abort", "aborted", "cancelled", "insufficient_system_resource"),
+        *("malformed_function_call", "malformed_response", "missing_thought_signature"),
+        *("unexpected_tool_call", "too_many_tool_calls"),
+    )
 )
 
 
