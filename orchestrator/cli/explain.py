@@ -74,7 +74,7 @@ class Listing:
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         saved = sum(
-            max(0, _column_width(column, console) - ELASTIC_WIDTH_MIN)
+            max(0, _column_width(column, console, options) - ELASTIC_WIDTH_MIN)
             for column in self.table.columns
             if column.header in self.elastic
         )
@@ -87,8 +87,10 @@ def _width(table: Table, console: Console, options: ConsoleOptions) -> int:
     return Measurement.get(console, options.update(width=UNBOUNDED), table).maximum
 
 
-def _column_width(column: Column, console: Console) -> int:
-    return max(console.measure(cell).maximum for cell in (column.header, *column.cells))
+def _column_width(column: Column, console: Console, options: ConsoleOptions) -> int:
+    free = options.update(width=UNBOUNDED)
+    cells = (column.header, *column.cells)
+    return max(Measurement.get(console, free, cell).maximum for cell in cells)
 
 
 def _stacked(table: Table) -> RenderableType:

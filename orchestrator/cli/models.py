@@ -14,8 +14,6 @@ from orchestrator.cli.explain import Listing, print_page
 from orchestrator.cli.keys import Key, key_of
 from orchestrator.config import OrchestratorConfig, find_config, load_config
 
-PRICE = "per 1M tokens"
-
 EPILOG = """\b
 Examples:
   orchestrator models
@@ -65,7 +63,7 @@ def price_line(model: ModelConfig) -> str:
         return "list price"
     if model.price == "free":
         return "free"
-    return f"${model.price.input_usd} in, ${model.price.output_usd} out"
+    return f"${model.price.input_usd} in, ${model.price.output_usd} out per 1M tokens"
 
 
 def _model_object(name: str, model: ModelConfig) -> dict[str, Any]:
@@ -88,7 +86,7 @@ def _model_object(name: str, model: ModelConfig) -> dict[str, Any]:
 
 
 def _models_table(config: OrchestratorConfig) -> Table:
-    table = _table("model", "asks for", "key", "weight", PRICE)
+    table = _table("model", "asks for", "key", "weight", "price")
     for name, model in config.models.items():
         key = key_of(model, deployment=name)
         table.add_row(

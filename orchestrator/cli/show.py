@@ -15,6 +15,7 @@ from orchestrator.errors import InvalidRun
 from orchestrator.responses import Receipt
 
 LISTED = 20
+ELASTIC = frozenset(("asked", "question"))  # columns that give way on a narrow screen
 
 EPILOG = """\b
 Examples:
@@ -70,19 +71,23 @@ def _print_list(found: list[Receipt], *, as_json: bool) -> None:
     if not found:
         raise InvalidRun('no run yet; try `orchestrator ask "..."` or `orchestrator demo`')
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="dim")
-    for name in ("run", "when (UTC)", "asked", "status"):
-        table.add_column(no_wrap=True, header=name)
-    table.add_column(header="question")  # the one column that gives way
+    for name in ("run", "when (UTC)", "status", "asked", "question"):
+        table.add_column(name, no_wrap=name not in ELASTIC)
     for receipt in found:
         row = _row(receipt)
         table.add_row(
             store.short(row["run_id"]),
             row["started_at"][:16].replace("T", " "),
-            one_line("/".join(part for part in (row["pattern"], row["model"]) if part), 24),
             row["status"],
-            Text(one_line(receipt.prompt, 100), no_wrap=True, overflow="ellipsis"),
+            _cut("/".join(part for part in (row["pattern"], row["model"]) if part), 30),
+            _cut(receipt.prompt, 100),
         )
-    print_page(Listing(table, elastic=frozenset(["question"])))
+    print_page(Listing(table, elastic=ELASTIC))
+
+
+def _cut(text: str, width: int) -> Text:
+    """A cell that gives way to the others."""
+    return Text(one_line(text, width), no_wrap=True, overflow="ellipsis")
 
 
 def _row(receipt: Receipt) -> dict[str, str]:

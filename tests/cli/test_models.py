@@ -67,7 +67,7 @@ def test_models_lists_deployments_routes_and_panels(call: Call, team: Path) -> N
         "✗ ANTHROPIC_API_KEY",
         "✓ none needed",
         "free",
-        "$0.1 in, $0.4 out",
+        "$0.1 in, $0.4 out per 1M tokens",
         "list price",
         "gemini, gpt, else claude",
         "gpt, claude, gemini",

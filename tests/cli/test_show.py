@@ -10,6 +10,7 @@ import pytest
 from click.testing import Result
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from orchestrator.cli import store
 from orchestrator.cli.explain import AttemptsTable, Listing, when_utc
@@ -52,6 +53,21 @@ def test_words_come_before_the_drawing(made: Any, width: int) -> None:
     assert max(map(len, lines)) <= width
     assert any("anthropic/claude-haiku-4-5" in line for line in lines)
     assert any("█" in line for line in lines) == (width >= 80)
+
+
+def test_a_long_question_gives_way_to_the_table() -> None:
+    """Eighty columns are enough for a list of runs."""
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
+    table.add_column("run", no_wrap=True)
+    table.add_column("question")
+    table.add_row("0001", Text("why " * 50, no_wrap=True, overflow="ellipsis"))
+    console = Console(width=80, record=True, file=io.StringIO())
+    console.print(Listing(table, elastic=frozenset(["question"])))
+
+    assert [line[:10] for line in console.export_text().splitlines()] == [
+        "run   ques",
+        "0001  why ",
+    ]
 
 
 @pytest.mark.parametrize("width", [24, 40, 60, 80, 120])
