@@ -3,11 +3,14 @@
 import asyncio
 import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 from click.testing import CliRunner
 
 import orchestrator
+from adapters import ModelConfig, create_adapter
+from adapters._media import refused_url
 from orchestrator.cli import COMMANDS, main
 from orchestrator.config import load_config
 from orchestrator.simulator import Simulator, simulated
@@ -99,6 +102,49 @@ def test_the_patterns_named_are_the_patterns_there_are() -> None:
     built_in = {path.stem for path in (ROOT / "configs" / "patterns").glob("*.yaml")}
 
     assert set(first_column(section("Patterns"))) == built_in
+
+
+def test_the_measuring_commands_are_there() -> None:
+    """Every program of the table says of itself how it is called."""
+    named = first_column(section("Figures"))
+
+    assert {path.name for path in (ROOT / "tests" / "benchmarks").glob("*.py")} <= {
+        Path(name).name for name in named
+    }
+    assert [
+        name for name in named if '__name__ == "__main__"' not in (ROOT / name).read_text()
+    ] == []
+
+
+@pytest.mark.parametrize(
+    ("provider", "api_base", "passed"),
+    [
+        ("openai", None, {"https"}),
+        ("anthropic", None, {"https"}),
+        ("cohere", None, {"https"}),
+        ("mistral", None, {"https"}),
+        ("custom", "https://llm.example.com/v1", {"https"}),
+        ("custom", "http://127.0.0.1:8080/v1", set()),
+        ("custom", "http://10.0.0.7/v1", set()),
+        ("google", None, set()),
+    ],
+)
+def test_media_are_passed_on_as_the_security_section_says(
+    provider: str, api_base: str | None, passed: set[str]
+) -> None:
+    """Who fetches a picture decides whether its address is passed on."""
+    fields = {"provider": provider, "model": "m", "api_key": "k", "api_base": api_base}
+    adapter: Any = create_adapter(ModelConfig.model_validate(fields))
+    found = set()
+    for scheme in ("https", "http", "file", "gs"):
+        url = {"type": "image_url", "image_url": {"url": f"{scheme}://example.com/cat.png"}}
+        messages = [{"role": "user", "content": [url]}]
+        fetches = adapter.fetches_media()
+        if refused_url(messages, policy=None, provider_fetches=fetches) is None:
+            found.add(scheme)
+
+    assert found == passed
+    assert f"`{provider}`" in section("Security")
 
 
 def test_links_and_files_named_exist() -> None:
