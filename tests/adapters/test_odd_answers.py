@@ -73,11 +73,10 @@ def changed(value: Any, path: tuple[Any, ...], junk: object) -> Any:
 
 
 def mutants(value: Any) -> Iterator[Any]:
-    """One or two for each place; over all places every kind of junk has its turn."""
+    """One for each place; over all places every kind of junk has its turn."""
     turns = itertools.cycle(JUNK)
     for path in places(value):
-        for _ in range(2):
-            yield changed(value, path, next(turns))
+        yield changed(value, path, next(turns))
 
 
 def check_types(completion: Completion) -> None:
@@ -370,7 +369,7 @@ CUT_ARGUMENTS = '{"city": "Par'
 @pytest.mark.parametrize("provider", ["openai", "mistral", "custom", "cohere"])
 @pytest.mark.parametrize(
     "arguments",
-    [CUT_ARGUMENTS, "[1]", "7", "[" * 100_000],
+    [CUT_ARGUMENTS, "[1]", "7", "[" * 5_000],
     ids=["cut", "a list", "a number", "deep"],
 )
 async def test_tool_calls_that_cannot_be_read_are_no_answer(provider: str, arguments: str) -> None:

@@ -277,8 +277,10 @@ def statuses(text: str) -> dict[str, Answer]:
 async def test_a_key_that_is_echoed_is_not_shown(provider: LLMProvider, form: str) -> None:
     """Not in the text, the repr, the traceback, a log record, or any cause."""
     wired = await wire(provider, b"")
-    for number, answer in enumerate(statuses(ECHOES[form](KEY)).values()):
-        wired.answer = answer
+    turn = PROVIDERS.index(provider) + list(ECHOES).index(form)
+    answers = list(statuses(ECHOES[form](KEY)).values())
+    for number in range(turn % 3, len(answers), 3):  # each is echoed in each form, by two providers
+        wired.answer = answers[number]
 
         with pytest.raises(ProviderError) as caught:
             await ask(wired, WAYS[number % 2])
