@@ -86,7 +86,8 @@ def _reasons(details: Any) -> Iterator[Any]:
     for detail in details if isinstance(details, list) else ():
         if isinstance(detail, Mapping):
             yield detail.get("reason")
-            for violation in detail.get("violations") or ():
+            violations = detail.get("violations")
+            for violation in violations if isinstance(violations, list) else ():
                 if isinstance(violation, Mapping):
                     yield violation.get("quotaId")
 

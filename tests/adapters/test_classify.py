@@ -1074,3 +1074,14 @@ def test_no_body_makes_reading_its_error_raise(
     error = read(body)
 
     assert error is None or len(error.message) > 0
+
+
+@pytest.mark.parametrize("violations", [True, 7, "x", {"quotaId": "x"}, [None, [], "x"], None])
+def test_details_of_an_unknown_shape_are_passed_over(violations: object) -> None:
+    """An error's details help to classify it; they never stand in the way."""
+    body = {"error": {"message": "no", "code": 429, "details": [{"violations": violations}]}}
+
+    found = read_error(body)
+
+    assert found is not None
+    assert found.message == "no"
