@@ -94,6 +94,7 @@ _SWITCHES: dict[str, Any] = {
     "REPEATED_STREAMING_CHUNK_LIMIT": 10**9,
 }
 COUNTED_CHARACTERS = 200_000
+_UNLOGGED = {"no-log": True}  # nobody listens to its callbacks; a tenth of a call's time
 _loading = threading.Lock()
 _litellm: Any = None  # the module, once it is loaded
 _shared: "_Shared | None" = None
@@ -318,6 +319,7 @@ async def _send(
                 drop_params=False,
                 _skip_mcp_handler=True,  # else tools need a package that is not there
                 _skip_responses_api_bridge=True,  # else some models' tools go elsewhere
+                **_UNLOGGED,
                 **fields,
             ),
         )
