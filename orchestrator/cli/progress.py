@@ -19,10 +19,6 @@ from orchestrator.events import (
 from orchestrator.responses import OrchestratorResponse
 
 CallState = Literal["waiting", "asked", "ok", "unusable", "failed"]
-CUTS = {
-    "length": "the answer is cut: it reached its length limit (--max-tokens)",
-    "content_filter": "the answer is cut: the provider's content filter stopped it",
-}
 MESSAGE_WIDTH = 160  # characters of an error that one line of progress repeats
 
 
@@ -172,8 +168,7 @@ def closing_line(response: OrchestratorResponse) -> str:
 
 def shortfalls(response: OrchestratorResponse) -> list[str]:
     """Why the answer is less than it was meant to be, one line each; empty for a complete one."""
-    cut = CUTS.get(response.finish_reason)
-    lines = [cut] if cut else []
+    lines = []
     if declined := _who_declined(response):
         lines.append(f"{declined} declined to answer; its words are given as they are")
     if response.status == "complete":

@@ -139,14 +139,6 @@ def test_a_lesser_answer_is_announced_with_its_causes(made: Any) -> None:
     ]
 
 
-@pytest.mark.parametrize("reason", ["length", "content_filter"])
-def test_a_cut_answer_is_never_passed_off_as_whole(made: Any, reason: Any) -> None:
-    """The run may be complete and its answer still end too early."""
-    response = dataclasses.replace(made.response(), finish_reason=reason)
-
-    assert "the answer is cut" in shortfalls(response)[0]
-
-
 def test_the_refusal_of_one_model_is_called_one(made: Any) -> None:
     """Its words are all there is to show; a panel says so in its status and causes."""
     alone = made.receipt(pattern="", missing=(), stages=())
