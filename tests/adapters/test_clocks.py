@@ -539,6 +539,25 @@ async def test_a_connection_is_used_again(
         await server.is_left()
 
 
+async def test_connections_to_one_host_have_no_limit(calling: Calling) -> None:
+    """What waits for a connection waits unseen, and its clocks run."""
+    together = asyncio.Event()
+
+    async def script(peer: Peer) -> None:
+        if len(server.peers) == 120:
+            together.set()
+        await together.wait()
+        body = json.dumps(plain("custom")).encode()
+        await peer.say(OK + f"content-length: {len(body)}\r\n\r\n".encode() + body)
+
+    async with serving(script) as server:
+        adapter = await calling(server, LLMProvider.CUSTOM)
+        calls = (adapter.complete(ASK, limits=PATIENT) for _ in range(120))
+        completions = await asyncio.gather(*calls)
+
+    assert len(completions) == 120
+
+
 async def test_a_closed_adapter_opens_new_connections(calling: Calling) -> None:
     """Closing gives up the connections, not the adapter."""
 

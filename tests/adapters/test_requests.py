@@ -687,6 +687,7 @@ async def test_what_reaches_the_call_is_on_our_list(monkeypatch: pytest.MonkeyPa
         "drop_params",
         "extra_body",
         "allowed_openai_params",
+        "no-log",
         "_skip_mcp_handler",
         "_skip_responses_api_bridge",
     }

@@ -72,7 +72,9 @@ async def test_a_redirect_is_refused(provider: LLMProvider, status: int, way: st
     assert [request.url.host == "thief.example" for request in wired.requests] == [False]
 
 
-@pytest.mark.parametrize("location", [b"", b"/elsewhere", b"//", b"http://[", b"\xff", b"a b"])
+@pytest.mark.parametrize(
+    "location", [b"", b"/elsewhere", b"//", b"http://[", b"\xff", b"a b", b"http://x:port/"]
+)
 async def test_a_redirect_to_nowhere_is_refused_as_well(location: bytes) -> None:
     """Whatever stands there."""
     headers = [(b"location", location)] if location else []
