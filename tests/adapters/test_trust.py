@@ -275,13 +275,13 @@ def statuses(text: str) -> dict[str, Answer]:
 
 
 @pytest.mark.parametrize("form", ECHOES)
-@pytest.mark.parametrize("provider", PROVIDERS)
+@pytest.mark.parametrize("provider", PROVIDERS[:3])
 async def test_a_key_that_is_echoed_is_not_shown(provider: LLMProvider, form: str) -> None:
     """Not in the text, the repr, the traceback, a log record, or any cause."""
     wired = await wire(provider, b"")
     turn = PROVIDERS.index(provider) + list(ECHOES).index(form)
     answers = list(statuses(ECHOES[form](KEY)).values())
-    for number in range(turn % 3, len(answers), 3):  # each is echoed in each form, by two providers
+    for number in range(turn % 3, len(answers), 3):  # each is echoed in each form, by one of them
         wired.answer = answers[number]
 
         with pytest.raises(ProviderError) as caught:
