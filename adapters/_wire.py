@@ -410,9 +410,12 @@ class _WatchedStream(httpx.AsyncByteStream):
         return b"data: " + _one_line(raw) + b"\n\n"
 
     def _is_foreign(self, event: Json) -> bool:
-        """Whether the event belongs to another answer: its id differs from one seen repeatedly."""
+        """Whether the event says more of another answer: its id differs from one seen repeatedly.
+
+        One that says nothing, such as usage, is nobody else's for having an id of its own.
+        """
         found = event.get("id")
-        if not isinstance(found, str) or not found:
+        if not isinstance(found, str) or not found or not event.get("choices"):
             return False
         if self._id_count < STEADY_IDS:
             self._id_count = self._id_count + 1 if found == self._id else 1

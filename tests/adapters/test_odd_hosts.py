@@ -83,3 +83,17 @@ async def test_usage_is_found_where_groq_puts_it() -> None:
 
     assert (answer.usage.prompt_tokens, answer.usage.completion_tokens) == (3, 4)
     assert not answer.usage.estimated
+
+
+async def test_usage_under_an_id_of_its_own_is_kept() -> None:
+    """Only events that say something are held to the answer's id."""
+    deltas = [{"content": word} for word in ("one ", "two ", "three ", "four")]
+    last = {"id": "another", "choices": [], "usage": USAGE}
+    stream = streamed(*deltas).replace(
+        b"data: [DONE]", b"data: " + orjson.dumps(last) + b"\n\ndata: [DONE]"
+    )
+
+    answer = await ask("custom", stream, stream=True)
+
+    assert answer.text == "one two three four"
+    assert not answer.usage.estimated
