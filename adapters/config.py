@@ -32,6 +32,16 @@ class PriceConfig(BaseModel):
     cached_input_usd: Annotated[Decimal, Field(ge=0, allow_inf_nan=False)] | None = None
 
 
+class RatesConfig(BaseModel):
+    """How fast a deployment may be called; what is not given is not limited."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    requests_per_minute: Annotated[int, Field(gt=0)] | None = None
+    tokens_per_minute: Annotated[int, Field(gt=0)] | None = None
+    concurrency: Annotated[int, Field(gt=0)] | None = None
+
+
 class ModelConfig(BaseModel):
     """One deployment: a model of a provider, reached with a key.
 
@@ -52,6 +62,8 @@ class ModelConfig(BaseModel):
     max_tokens: Annotated[int, Field(gt=0)] | None = None
     media_urls: Literal["refuse", "allow"] | None = None
     done_without_finish: Literal["broken", "complete"] = "broken"
+    rates: RatesConfig = RatesConfig()
+    prefill: bool = False  # it goes on with an answer that is given to it begun
 
     @model_validator(mode="after")
     def _custom_needs_a_base(self) -> Self:

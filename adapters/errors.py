@@ -21,6 +21,8 @@
 
 from typing import ClassVar, TypedDict
 
+from adapters.types import Usage
+
 
 class About(TypedDict):
     """Who a call was made to, as errors say it."""
@@ -38,10 +40,14 @@ class ProviderError(Exception):
         retry_after_s: How long the provider asked us to wait, in seconds, if it did.
         provider: The company, e.g. `"openai"`.
         deployment: The configured name of the model that was called.
+        maybe_billed: Whether the provider may charge for the call all the same. A refusal costs
+            nothing, nor does a request that was never sent; a broken answer may.
+        usage: The tokens the provider reported before it failed, if it did.
     """
 
     default_status_code: ClassVar[int] = 500
     default_retryable: ClassVar[bool] = False
+    default_maybe_billed: ClassVar[bool] = False
 
     def __init__(
         self,
@@ -52,6 +58,8 @@ class ProviderError(Exception):
         retry_after_s: float | None = None,
         provider: str = "",
         deployment: str = "",
+        maybe_billed: bool | None = None,
+        usage: Usage | None = None,
     ) -> None:
         super().__init__(message)
         self.status_code = self.default_status_code if status_code is None else status_code
@@ -59,6 +67,8 @@ class ProviderError(Exception):
         self.retry_after_s = retry_after_s
         self.provider = provider
         self.deployment = deployment
+        self.maybe_billed = self.default_maybe_billed if maybe_billed is None else maybe_billed
+        self.usage = usage
 
     def __str__(self) -> str:
         message: str = super().__str__()
@@ -122,6 +132,7 @@ class ProviderTimeout(ProviderError):
 
     default_status_code = 504
     default_retryable = True
+    default_maybe_billed = True
 
 
 class ConnectionFailed(ProviderError):
@@ -129,6 +140,7 @@ class ConnectionFailed(ProviderError):
 
     default_status_code = 502
     default_retryable = True
+    default_maybe_billed = True
 
 
 class StreamBroken(ProviderError):
@@ -136,6 +148,7 @@ class StreamBroken(ProviderError):
 
     default_status_code = 502
     default_retryable = True
+    default_maybe_billed = True
 
     def __init__(
         self, message: str, *, partial_text: str = "", provider: str = "", deployment: str = ""
@@ -149,6 +162,7 @@ class EmptyAnswer(ProviderError):
 
     default_status_code = 502
     default_retryable = True
+    default_maybe_billed = True
 
 
 class MalformedResponse(ProviderError):
@@ -156,3 +170,4 @@ class MalformedResponse(ProviderError):
 
     default_status_code = 502
     default_retryable = True
+    default_maybe_billed = True

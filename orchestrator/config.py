@@ -6,15 +6,17 @@ import json
 import os
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import suppress
+from decimal import Decimal
 from itertools import chain
 from pathlib import Path
 from typing import Annotated, Any, Literal
 from urllib.parse import SplitResult, urlsplit
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, SecretStr
 
 from adapters.config import ENV_REFERENCE, ModelConfig
 from adapters.types import Limits, Message
+from orchestrator.amounts import Caps, Every, nanousd
 from orchestrator.cross_checks import cross_check
 from orchestrator.errors import ConfigError
 from orchestrator.yaml_check import Vocabulary, validate
@@ -28,6 +30,9 @@ from orchestrator.yaml_source import (
 )
 
 Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+Money = Annotated[Decimal, Field(gt=0, allow_inf_nan=False, max_digits=18, decimal_places=9)]
+Count = Annotated[int, Field(gt=0, le=10**15)]
+Ratio = Annotated[float, Field(ge=0, le=1)]
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=64)]
 
 
@@ -40,7 +45,8 @@ class RouteConfig(_Strict):
 
     models: Annotated[tuple[str, ...], Field(min_length=1)]
     fallback: tuple[str, ...] = ()
-    strategy: Literal["priority"] = "priority"
+    strategy: Literal["priority", "weighted", "cheapest", "fastest", "least_busy"] = "priority"
+    hedge: bool = False
 
 
 class PanelConfig(_Strict):
@@ -72,13 +78,105 @@ class TimeoutsConfig(_Strict):
         )
 
 
+class CapsConfig(_Strict):
+    """How much may be used up; what is not given is not limited."""
+
+    money_usd: Money | None = None
+    tokens: Count | None = None
+    calls: Count | None = None
+    time_s: Seconds | None = None
+
+    def caps(self) -> Caps:
+        """The same in the integers that are counted."""
+        return Caps(
+            money_nanousd=None if self.money_usd is None else nanousd(self.money_usd),
+            tokens=self.tokens,
+            calls=self.calls,
+            time_ms=None if self.time_s is None else int(self.time_s * 1000),
+        )
+
+
+class WindowConfig(CapsConfig):
+    """A limit that holds for a time by the clock in UTC, and then begins anew.
+
+    `name` narrows it to one key or one deployment; without it every one has a limit of its own.
+    """
+
+    scope: Literal["key", "deployment", "global"]
+    every: Every
+    name: str | None = None
+
+
+ShrinkStep = Literal["members", "max_tokens", "synthesizer"]
+
+
+class BudgetsConfig(_Strict):
+    """What runs may cost, and what gives way when a run does not fit."""
+
+    per_run: CapsConfig = CapsConfig()
+    windows: tuple[WindowConfig, ...] = ()
+    shrink: tuple[ShrinkStep, ...] = ("members", "max_tokens", "synthesizer")
+    max_tokens: Count = 8192
+    min_tokens: Count = 256
+    margin: Annotated[float, Field(ge=1, le=10, allow_inf_nan=False)] = 1.5
+
+
+class RetryConfig(_Strict):
+    """How often a call is tried again, and how long is waited before."""
+
+    attempts: Annotated[int, Field(ge=1, le=10)] = 3
+    budget_ratio: Ratio = 0.1
+    fallback_ratio: Ratio = 0.2
+    burst: Annotated[int, Field(ge=1)] = 10
+    base_s: Seconds = 0.5
+    cap_s: Seconds = 8.0
+    hedge_ratio: Ratio = 0.05
+    hedge_min_s: Seconds = 0.2
+
+
+class BreakerConfig(_Strict):
+    """When a deployment is left alone for a while, and how it comes back."""
+
+    failures: Count = 5
+    open_s: Seconds = 30.0
+    ratio: Annotated[float, Field(gt=0, le=1)] = 0.5
+    calls: Count = 20
+    window_s: Seconds = 60.0
+    probe_s: Seconds = 60.0
+
+
+class CacheConfig(_Strict):
+    """Whether equal calls are answered from disk, for how long, in how much room."""
+
+    ttl_s: Seconds = 3600.0
+    size_mb: Count = 1024
+    folder: str | None = None
+
+
+class LedgerConfig(_Strict):
+    """Where spending is kept. `url` is SQLAlchemy's; a password in it is better `${NAME}`."""
+
+    url: SecretStr | None = None
+    hold_s: Seconds = 900.0
+    keep_days: Count = 400
+
+
 class OrchestratorConfig(_Strict):
-    """A whole configuration file."""
+    """A whole configuration file.
+
+    Without `ledger`, spending is counted in memory, and only where a budget asks for it. Without
+    `cache`, no answer is kept.
+    """
 
     models: Annotated[dict[Name, ModelConfig], Field(min_length=1)]
     routes: dict[Name, RouteConfig] = Field(default_factory=dict)
     panels: dict[Name, PanelConfig] = Field(default_factory=dict)
+    budgets: BudgetsConfig = BudgetsConfig()
     timeouts: TimeoutsConfig = TimeoutsConfig()
+    retry: RetryConfig = RetryConfig()
+    breaker: BreakerConfig = BreakerConfig()
+    cache: CacheConfig | None = None
+    ledger: LedgerConfig | None = None
     patterns_dir: str | None = None  # more patterns, beside the built-in ones; relative to the file
 
 
@@ -105,6 +203,12 @@ class RequestConfig(_Strict):
     seed: int | None = None  # of the shuffles, and passed to providers that take one
     reasoning_effort: str | None = None
     time_s: Seconds | None = None  # the run's deadline; default: timeouts.run_s
+    max_cost_usd: Money | None = None  # of the whole run, beside budgets.per_run
+    max_run_tokens: Count | None = None  # of all calls of the run together
+    max_calls: Count | None = None
+    tenant: str = ""  # on whose behalf: budgets of scope key, and cached answers, are by tenant
+    tags: tuple[str, ...] = ()  # for the records of usage
+    cache: Literal["use", "refresh", "off"] = "use"  # refresh: ask anew, and keep that
     extra: dict[str, object] = Field(default_factory=dict)
 
 
@@ -149,8 +253,6 @@ def state_dir() -> Path:
 # How it is read.
 
 VOCABULARY = Vocabulary(
-    later_keys=frozenset(("budgets", "retry", "breaker", "cache", "ledger")),
-    later_values=frozenset(("cheapest",)),
     synonyms={
         "apikey": "api_key",
         "base_url": "api_base",

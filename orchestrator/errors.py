@@ -8,9 +8,18 @@ OrchestratorError
   NoDeploymentLeft                 every deployment that could serve the call failed
   QuorumNotMet                     too few members gave a usable answer
   DeadlineExceeded                 the run's time ended before one answer existed
+  BudgetExceeded                   a limit of money, tokens, calls or time would be exceeded
+    UnknownPrice                   money is capped, and nobody knows what the deployment costs
+  DeploymentBusy                   it may not be called now; `retry_after_s` says when
+    BreakerOpen                    it failed too often and is left alone for a while
+    RateExceeded                   its own rate or concurrency leaves no room before the deadline
+  LedgerError                      the ledger cannot be opened, read or written
+  JournalError                     a journal cannot be written, or resumed from
 """
 
 from collections.abc import Sequence
+
+from orchestrator.amounts import Amount, Dimension, Scope
 
 
 class OrchestratorError(Exception):
@@ -59,3 +68,68 @@ class QuorumNotMet(OrchestratorError):
 
 class DeadlineExceeded(OrchestratorError):
     """The run's time ended before there was one answer to give."""
+
+
+class BudgetExceeded(OrchestratorError):
+    """A reservation does not fit into a budget.
+
+    Attributes:
+        scope: Whose budget it is, with its limits.
+        dimension: Which of the limits.
+        spent: What has been spent of it.
+        held: What is reserved for calls that are under way.
+        needed: What this call could use up.
+    """
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        scope: Scope | None = None,
+        dimension: Dimension | None = None,
+        spent: Amount = Amount(),
+        held: Amount = Amount(),
+        needed: Amount = Amount(),
+    ) -> None:
+        super().__init__(message)
+        self.scope = scope
+        self.dimension = dimension
+        self.spent = spent
+        self.held = held
+        self.needed = needed
+
+
+class UnknownPrice(BudgetExceeded):
+    """Money is limited, and the price of the deployment is not known."""
+
+
+class DeploymentBusy(OrchestratorError):
+    """A deployment may not be called now. Nothing was sent.
+
+    Attributes:
+        deployment: Its configured name.
+        retry_after_s: When it may be, as far as that is known.
+    """
+
+    def __init__(
+        self, message: str, *, deployment: str = "", retry_after_s: float | None = None
+    ) -> None:
+        super().__init__(message)
+        self.deployment = deployment
+        self.retry_after_s = retry_after_s
+
+
+class BreakerOpen(DeploymentBusy):
+    """The deployment has failed too often; it is left alone for a while."""
+
+
+class RateExceeded(DeploymentBusy):
+    """The deployment's rate or concurrency leaves no room before the deadline."""
+
+
+class LedgerError(OrchestratorError):
+    """The ledger cannot be opened, read or written; no call is made without it."""
+
+
+class JournalError(OrchestratorError):
+    """A run cannot be journaled, or cannot be resumed from its journal."""
