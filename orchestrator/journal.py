@@ -1,0 +1,341 @@
+"""Keep a record of a run's finished calls, so that a killed run goes on without paying again.
+
+One file a run, one line a fact, each line behind its checksum. The first line says what was asked
+and by what chance (seed and nonce), so that the run can be made again with the very same prompts;
+then comes a line for every call that was paid for, written before its answer is used; the last is
+the receipt. A line that was torn by a crash is dropped, and its call made again.
+"""
+
+import contextlib
+import errno
+import json
+import os
+import re
+import zlib
+from collections import defaultdict, deque
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pydantic import TypeAdapter, ValidationError
+
+from adapters.types import Completion
+from orchestrator.config import RequestConfig
+from orchestrator.errors import JournalError
+from orchestrator.responses import Receipt
+
+try:
+    from fcntl import LOCK_EX, LOCK_NB, flock
+except ImportError:  # Windows: two processes that resume one run at once are not told apart
+    LOCK_EX = LOCK_NB = 0
+
+    def flock(fd: Any, operation: int, /) -> None:
+        """Do nothing."""
+
+
+VERSION = 1
+SUFFIX = ".jsonl"
+
+_RUN_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,127}")
+_COMPLETION: TypeAdapter[Completion] = TypeAdapter(Completion)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Opening:
+    """What is needed to make a run again: the request, and every bit of chance in it."""
+
+    run_id: str
+    started_at: str  # ISO 8601, UTC
+    seed: int
+    nonce: str
+    config_hash: str
+    request: RequestConfig
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PaidCall:
+    """A finished call. `key` names it: the deployment and everything it was asked."""
+
+    key: str
+    deployment: str
+    completion: Completion
+    cost_nanousd: int | None  # None where the price is not known
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Record:
+    """What a journal holds.
+
+    Attributes:
+        opening: What was asked.
+        calls: The calls that were paid for, in the order they ended.
+        receipt: The receipt, once the run has ended.
+        broken: How many lines besides a torn last one could not be read.
+        length: The bytes up to the end of the last whole line.
+    """
+
+    opening: Opening
+    calls: tuple[PaidCall, ...] = ()
+    receipt: Receipt | None = None
+    broken: int = 0
+    length: int = 0
+
+
+class RunJournal:
+    """The journal of one run, open for writing. Only one process has it open at a time."""
+
+    def __init__(self, path: Path, descriptor: int, record: Record) -> None:
+        self.opening = record.opening
+        self.path = path
+        self._file: int | None = descriptor
+        self._length = record.length
+        self._paid: dict[str, deque[PaidCall]] = defaultdict(deque)
+        for call in record.calls:
+            self._paid[call.key].append(call)
+
+    def find(self, key: str) -> PaidCall | None:
+        """A call of an earlier life of this run that was paid for; each is found once."""
+        calls = self._paid.get(key)
+        return calls.popleft() if calls else None
+
+    def append(self, call: PaidCall) -> None:
+        """Write down a finished call, before anybody uses its answer.
+
+        Raises:
+            JournalError: it cannot be written. What was written before stands.
+        """
+        self.write("call", _call_to_json(call))
+
+    def close(self, receipt: Receipt | None = None) -> None:
+        """End the journal, with the receipt if there is one.
+
+        Raises:
+            JournalError: the receipt cannot be written. The journal is closed all the same.
+        """
+        try:
+            if receipt is not None and self._file is not None:
+                self.write("receipt", receipt.to_json(indent=None).decode())
+        finally:
+            if self._file is not None:
+                os.close(self._file)
+                self._file = None
+
+    def write(self, kind: str, content: Any) -> None:
+        """Add a line, or leave the file as it was.
+
+        Raises:
+            JournalError: it cannot be written.
+        """
+        if self._file is None:
+            raise JournalError(f"{self.path} is closed")
+        line = _line(kind, content)
+        try:
+            _write_whole(self._file, line)
+        except OSError as error:
+            with contextlib.suppress(OSError):  # a half line is dropped when it is read as well
+                os.ftruncate(self._file, self._length)
+            raise JournalError(_unwritable(self.path, error)) from error
+        self._length += len(line)
+
+
+@dataclass(frozen=True, slots=True)
+class Journal:
+    """The journals of all runs: a folder, private to its owner."""
+
+    folder: Path
+
+    def begin(self, opening: Opening) -> RunJournal:
+        """Open a new run's journal.
+
+        Raises:
+            JournalError: it cannot be written, so the run must not begin.
+        """
+        path = self.path(opening.run_id)
+        try:
+            self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+            descriptor = os.open(path, _FLAGS | os.O_CREAT | os.O_EXCL, 0o600)
+        except OSError as error:
+            raise JournalError(_unwritable(path, error)) from error
+        run = RunJournal(path, descriptor, Record(opening=opening))
+        try:
+            _lock(descriptor, path)
+            run.write("run", _opening_to_json(opening))
+        except JournalError:
+            run.close()
+            with contextlib.suppress(OSError):
+                path.unlink()
+            raise
+        return run
+
+    def resume(self, run_id: str) -> RunJournal:
+        """Open a run's journal again, to go on with it.
+
+        Raises:
+            JournalError: there is none, it cannot be read, it has ended, or another process has
+                it open.
+        """
+        path = self.path(run_id)
+        try:
+            descriptor = os.open(path, _FLAGS)
+        except FileNotFoundError as error:
+            raise JournalError(f"There is no journal of run {run_id!r} in {self.folder}") from error
+        except OSError as error:
+            raise JournalError(_unwritable(path, error)) from error
+        try:
+            _lock(descriptor, path)
+            record = _unfinished(path)
+            os.ftruncate(descriptor, record.length)
+        except (JournalError, OSError) as error:
+            os.close(descriptor)
+            if isinstance(error, OSError):
+                raise JournalError(_unwritable(path, error)) from error
+            raise
+        return RunJournal(path, descriptor, record)
+
+    def read(self, run_id: str) -> Record:
+        """What a run's journal holds.
+
+        Raises:
+            JournalError: there is none, or it cannot be read.
+        """
+        return read(self.path(run_id))
+
+    def path(self, run_id: str) -> Path:
+        """Where a run's journal is, or would be.
+
+        Raises:
+            JournalError: the id could mean something in a path.
+        """
+        if not _RUN_ID.fullmatch(run_id):
+            raise JournalError(f"{run_id!r} is no run id")
+        return self.folder / f"{run_id}{SUFFIX}"
+
+
+_FLAGS = os.O_WRONLY | os.O_APPEND | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_CLOEXEC", 0)
+
+
+def read(path: Path) -> Record:
+    """Everything in a journal that can be trusted.
+
+    Raises:
+        JournalError: there is no such file, or its first line does not say what was asked.
+    """
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise JournalError(f"{path} cannot be read: {_said(error)}") from error
+    opening: Opening | None = None
+    calls: list[PaidCall] = []
+    receipt: Receipt | None = None
+    broken = length = 0
+    for line, ends_at, is_last in _lines(content):
+        fact = _fact(line)
+        if fact is None:
+            broken += not is_last
+        elif isinstance(fact, Opening):
+            opening = opening or fact
+        elif isinstance(fact, PaidCall):
+            calls.append(fact)
+        else:
+            receipt = fact
+        if fact is not None or not is_last:
+            length = ends_at
+    if opening is None:
+        raise JournalError(f"{path} does not say what was asked, so its run cannot be made again")
+    return Record(
+        opening=opening, calls=tuple(calls), receipt=receipt, broken=broken, length=length
+    )
+
+
+def _unfinished(path: Path) -> Record:
+    record = read(path)
+    if record.receipt is not None:
+        raise JournalError(f"Run {path.stem!r} has ended; there is nothing to go on with")
+    return record
+
+
+def _write_whole(descriptor: int, line: bytes) -> None:
+    if os.write(descriptor, line) < len(line):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+def _lines(content: bytes) -> Iterator[tuple[bytes, int, bool]]:
+    """Every line, where it ends, and whether it is the last."""
+    start = 0
+    while start < len(content):
+        end = content.find(b"\n", start)
+        stop = len(content) if end < 0 else end + 1
+        yield content[start:stop], stop, stop == len(content)
+        start = stop
+
+
+def _line(kind: str, content: Any) -> bytes:
+    text = json.dumps({"v": VERSION, kind: content}, separators=(",", ":")).encode("ascii")
+    return b"%08x %s\n" % (zlib.crc32(text), text)
+
+
+def _fact(line: bytes) -> Opening | PaidCall | Receipt | None:
+    """What a line says; None for one that is torn, damaged or of another version."""
+    checksum, _, text = line.removesuffix(b"\n").partition(b" ")
+    if not line.endswith(b"\n") or checksum != b"%08x" % zlib.crc32(text):
+        return None
+    try:
+        content = json.loads(text)
+        if content.pop("v") != VERSION:
+            return None
+        ((kind, value),) = content.items()
+        return _READERS[kind](value)
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError, ValidationError):
+        return None
+
+
+def _opening_to_json(opening: Opening) -> dict[str, Any]:
+    return {
+        "run_id": opening.run_id,
+        "started_at": opening.started_at,
+        "seed": opening.seed,
+        "nonce": opening.nonce,
+        "config_hash": opening.config_hash,
+        "request": opening.request.model_dump(mode="json", exclude_defaults=True),
+    }
+
+
+def _opening_from_json(value: Any) -> Opening:
+    return Opening(**{**value, "request": RequestConfig.model_validate(value["request"])})
+
+
+def _call_to_json(call: PaidCall) -> dict[str, Any]:
+    return {
+        "key": call.key,
+        "deployment": call.deployment,
+        "cost_nanousd": call.cost_nanousd,
+        "completion": _COMPLETION.dump_python(call.completion),
+    }
+
+
+def _call_from_json(value: Any) -> PaidCall:
+    return PaidCall(**{**value, "completion": _COMPLETION.validate_python(value["completion"])})
+
+
+_READERS: Mapping[str, Callable[[Any], Opening | PaidCall | Receipt]] = {
+    "run": _opening_from_json,
+    "call": _call_from_json,
+    "receipt": Receipt.from_json,  # kept as its own text, so that it comes back byte for byte
+}
+
+
+def _lock(descriptor: int, path: Path) -> None:
+    """Keep other processes out for as long as the file is open here."""
+    try:
+        flock(descriptor, LOCK_EX | LOCK_NB)
+    except OSError as error:
+        raise JournalError(f"{path} is in use: another process is at this run") from error
+
+
+def _unwritable(path: Path, error: OSError) -> str:
+    return f"{path} cannot be written: {_said(error)}; no call is made without a journal"
+
+
+def _said(error: OSError) -> str:
+    return (error.strerror or type(error).__name__).lower()
