@@ -11,6 +11,7 @@ import errno
 import json
 import os
 import re
+import sys
 import zlib
 from collections import defaultdict, deque
 from collections.abc import Callable, Iterator, Mapping
@@ -25,14 +26,8 @@ from orchestrator.config import RequestConfig
 from orchestrator.errors import JournalError
 from orchestrator.responses import Receipt
 
-try:
+if sys.platform != "win32":
     from fcntl import LOCK_EX, LOCK_NB, flock
-except ImportError:  # Windows: two processes that resume one run at once are not told apart
-    LOCK_EX = LOCK_NB = 0
-
-    def flock(fd: Any, operation: int, /) -> None:
-        """Do nothing."""
-
 
 VERSION = 1
 SUFFIX = ".jsonl"
@@ -327,6 +322,8 @@ _READERS: Mapping[str, Callable[[Any], Opening | PaidCall | Receipt]] = {
 
 def _lock(descriptor: int, path: Path) -> None:
     """Keep other processes out for as long as the file is open here."""
+    if sys.platform == "win32":  # there two processes that resume one run are not told apart
+        return
     try:
         flock(descriptor, LOCK_EX | LOCK_NB)
     except OSError as error:
