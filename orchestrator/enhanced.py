@@ -23,7 +23,7 @@ from orchestrator.prompts import (
     stage_messages,
 )
 from orchestrator.receipts import StageLog, StageStatus
-from orchestrator.resolve import Target, numbered
+from orchestrator.resolve import Target, numbered, seats
 from orchestrator.responses import StageRecord
 from orchestrator.run import Run
 from orchestrator.synthesis import (
@@ -374,22 +374,6 @@ def _check_fit(pattern: Pattern, target: Target, request: RequestConfig) -> None
             f"Pattern {pattern.name!r} gives a draft as the answer, and drafts get no tools; "
             "drop 'tools' or use a pattern that writes"
         )
-
-
-def seats(pattern: Pattern, target: Target) -> tuple[Member, ...]:
-    """Who is asked in the first stage: the members, in turn where there are samples or roles."""
-    first, members = pattern.stages[0], target.members
-    if first.samples:
-        count = max(first.samples, len(members))
-        return numbered([members[place % len(members)] for place in range(count)])
-    if first.roles:
-        return numbered(
-            [
-                replace(members[place % len(members)], role=role)
-                for place, role in enumerate(first.roles)
-            ]
-        )
-    return members
 
 
 def new_board(pattern: Pattern, run: Run, fences: Fences) -> Board:

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from orchestrator.config import OrchestratorConfig, PanelConfig, RequestConfig
 from orchestrator.errors import InvalidRun, UnknownModel
 from orchestrator.panel import Member, majority
+from orchestrator.patterns import Pattern
 from orchestrator.yaml_source import suggestion
 
 
@@ -173,3 +174,19 @@ def numbered(members: Sequence[Member]) -> tuple[Member, ...]:
         own = f"{name}#{sample + 1}" if counts[name] > 1 else member.name
         result.append(replace(member, name=own, sample=sample))
     return tuple(result)
+
+
+def seats(pattern: Pattern, target: Target) -> tuple[Member, ...]:
+    """Who is asked in the first stage: the members, in turn where there are samples or roles."""
+    first, members = pattern.stages[0], target.members
+    if first.samples:
+        count = max(first.samples, len(members))
+        return numbered([members[place % len(members)] for place in range(count)])
+    if first.roles:
+        return numbered(
+            [
+                replace(members[place % len(members)], role=role)
+                for place, role in enumerate(first.roles)
+            ]
+        )
+    return members
