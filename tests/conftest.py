@@ -17,6 +17,7 @@ import pytest
 from orchestrator.simulator import Simulator
 
 LIVE = os.environ.get("ORCHESTRATOR_RECORD") == "live"  # recording: the only use for the internet
+THOROUGH = os.environ.get("ORCHESTRATOR_THOROUGH") == "1"  # the large counts, which take their time
 
 # A reader's own settings must not decide whether a test passes: keys, endpoints, proxies, switches.
 PERSONAL = re.compile(
@@ -90,6 +91,12 @@ def _no_network() -> Iterator[None]:
 def blocked_connections() -> list[str]:
     """What was refused so far. A test that means to be refused clears it."""
     return blocked
+
+
+@pytest.fixture
+def thorough() -> bool:
+    """Whether to run the large count of a test that has two."""
+    return THOROUGH
 
 
 @pytest.fixture(autouse=True)
