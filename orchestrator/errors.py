@@ -15,6 +15,7 @@ OrchestratorError
     RateExceeded                   its own rate or concurrency leaves no room before the deadline
   LedgerError                      the ledger cannot be opened, read or written
   JournalError                     a journal cannot be written, or resumed from
+  Diverged                         asked to go on with an answer, a model began another one
 """
 
 from collections.abc import Sequence
@@ -133,3 +134,7 @@ class LedgerError(OrchestratorError):
 
 class JournalError(OrchestratorError):
     """A run cannot be journaled, or cannot be resumed from its journal."""
+
+
+class Diverged(OrchestratorError):
+    """Asked to go on with an answer that broke off, a model began another answer instead."""
