@@ -9,6 +9,7 @@ unnoticed. Nothing of litellm's is used but `acompletion`, its exceptions and it
 
 import asyncio
 import importlib
+import importlib.util
 import logging
 import math
 import os
@@ -17,6 +18,7 @@ import threading
 import weakref
 from collections.abc import AsyncIterator, Coroutine, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Literal
 
 from adapters._call import CURRENT, Call
@@ -371,6 +373,14 @@ def _without_prefix(message: str) -> str:
     """The message without litellm's names, its source, and its advice on its own settings."""
     first = re.split(r" To drop |\s*Traceback \(most|\. Handle with |\. File an issue", message)[0]
     return first.removeprefix("litellm.").strip()
+
+
+def read_price_list() -> bytes:
+    """The price list that lies beside litellm, which is not imported for it."""
+    spec = importlib.util.find_spec("litellm")
+    assert spec is not None
+    assert spec.origin is not None
+    return Path(spec.origin).with_name("model_prices_and_context_window_backup.json").read_bytes()
 
 
 def count_tokens(model: str, text: str) -> int:

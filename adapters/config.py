@@ -30,6 +30,8 @@ class PriceConfig(BaseModel):
     input_usd: Annotated[Decimal, Field(ge=0, allow_inf_nan=False)]
     output_usd: Annotated[Decimal, Field(ge=0, allow_inf_nan=False)]
     cached_input_usd: Annotated[Decimal, Field(ge=0, allow_inf_nan=False)] | None = None
+    cache_write_usd: Annotated[Decimal, Field(ge=0, allow_inf_nan=False)] | None = None
+    reasoning_usd: Annotated[Decimal, Field(ge=0, allow_inf_nan=False)] | None = None
 
 
 class RatesConfig(BaseModel):

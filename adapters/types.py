@@ -47,13 +47,19 @@ class Limits:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Usage:
-    """Tokens of one call. `estimated` is set when a figure is ours and not the provider's."""
+    """Tokens of one call. `estimated` is set when a figure is ours and not the provider's.
+
+    `billed_*` are what the provider charges, where that differs from what it counts: Cohere counts
+    a preamble of its own and does not charge for it.
+    """
 
     prompt_tokens: int = 0
     completion_tokens: int = 0
     cached_tokens: int = 0  # part of prompt_tokens read from the provider's cache
     cache_write_tokens: int = 0  # part of prompt_tokens written to it
     reasoning_tokens: int = 0  # part of completion_tokens spent on thinking
+    billed_prompt_tokens: int | None = None
+    billed_completion_tokens: int | None = None
     estimated: bool = False
 
     @property
@@ -67,8 +73,23 @@ class Usage:
             cached_tokens=self.cached_tokens + other.cached_tokens,
             cache_write_tokens=self.cache_write_tokens + other.cache_write_tokens,
             reasoning_tokens=self.reasoning_tokens + other.reasoning_tokens,
+            billed_prompt_tokens=_sum(
+                (self.billed_prompt_tokens, self.prompt_tokens),
+                (other.billed_prompt_tokens, other.prompt_tokens),
+            ),
+            billed_completion_tokens=_sum(
+                (self.billed_completion_tokens, self.completion_tokens),
+                (other.billed_completion_tokens, other.completion_tokens),
+            ),
             estimated=self.estimated or other.estimated,
         )
+
+
+def _sum(*counts: tuple[int | None, int]) -> int | None:
+    """The sum of what is billed, or else counted; None where all that is counted is billed."""
+    if all(billed is None for billed, _ in counts):
+        return None
+    return sum(counted if billed is None else billed for billed, counted in counts)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -195,3 +195,24 @@ def test_values_do_not_change(value: object) -> None:
     with pytest.raises(dataclasses.FrozenInstanceError):
         setattr(value, name, None)
     assert not hasattr(value, "__dict__")
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "billed"),
+    [
+        (Usage(prompt_tokens=5), Usage(prompt_tokens=7), None),
+        (Usage(prompt_tokens=500, billed_prompt_tokens=5), Usage(prompt_tokens=7), 12),
+        (
+            Usage(prompt_tokens=500, billed_prompt_tokens=5),
+            Usage(prompt_tokens=700, billed_prompt_tokens=0),
+            5,
+        ),
+    ],
+)
+def test_what_is_billed_is_summed_with_what_is_counted_elsewhere(
+    one: Usage, other: Usage, billed: int | None
+) -> None:
+    """A provider that bills as it counts says nothing more."""
+    assert (one + other).billed_prompt_tokens == billed
+    assert (other + one).billed_prompt_tokens == billed
+    assert (one + other).billed_completion_tokens is None
