@@ -14,6 +14,7 @@ OrchestratorError
     BreakerOpen                    it failed too often and is left alone for a while
     RateExceeded                   its own rate or concurrency leaves no room before the deadline
   LedgerError                      the ledger cannot be opened, read or written
+  CacheError                       the cache cannot be looked into or emptied
   JournalError                     a journal cannot be written, or resumed from
   Diverged                         asked to go on with an answer, a model began another one
 """
@@ -130,6 +131,10 @@ class RateExceeded(DeploymentBusy):
 
 class LedgerError(OrchestratorError):
     """The ledger cannot be opened, read or written; no call is made without it."""
+
+
+class CacheError(OrchestratorError):
+    """The cache cannot be looked into or emptied. No run fails of that: it goes on without."""
 
 
 class JournalError(OrchestratorError):
