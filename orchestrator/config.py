@@ -4,23 +4,25 @@ import hashlib
 import ipaddress
 import json
 import os
+import re
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import suppress
 from decimal import Decimal
 from itertools import chain
 from pathlib import Path
 from typing import Annotated, Any, Literal
-from urllib.parse import SplitResult, urlsplit
+from urllib.parse import SplitResult, quote, urlsplit
 
 from pydantic import BaseModel, ConfigDict, Field, SecretStr
 
-from adapters.config import ENV_REFERENCE, ModelConfig
+from adapters.config import ENV_REFERENCE, MissingVariable, ModelConfig, resolve_references
 from adapters.types import Limits, Message
 from orchestrator.amounts import Caps, Every, nanousd
-from orchestrator.cross_checks import cross_check
+from orchestrator.cross_checks import DATABASES, cross_check, wrong_database
 from orchestrator.errors import ConfigError
 from orchestrator.yaml_check import Vocabulary, validate
 from orchestrator.yaml_source import (
+    Loc,
     MappingNode,
     Problem,
     ScalarNode,
@@ -30,10 +32,12 @@ from orchestrator.yaml_source import (
 )
 
 Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
-Money = Annotated[Decimal, Field(gt=0, allow_inf_nan=False, max_digits=18, decimal_places=9)]
+Money = Annotated[Decimal, Field(gt=0, le=10**9, allow_inf_nan=False)]
 Count = Annotated[int, Field(gt=0, le=10**15)]
 Ratio = Annotated[float, Field(ge=0, le=1)]
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=64)]
+Tenant = Annotated[str, Field(max_length=256)]
+Tag = Annotated[str, Field(min_length=1, max_length=64)]
 
 
 class _Strict(BaseModel):
@@ -104,7 +108,7 @@ class WindowConfig(CapsConfig):
 
     scope: Literal["key", "deployment", "global"]
     every: Every
-    name: str | None = None
+    name: Annotated[str, Field(min_length=1, max_length=256)] | None = None
 
 
 ShrinkStep = Literal["members", "max_tokens", "synthesizer"]
@@ -150,13 +154,13 @@ class CacheConfig(_Strict):
 
     ttl_s: Seconds = 3600.0
     size_mb: Count = 1024
-    folder: str | None = None
+    folder: str | None = None  # relative to the file; default: a folder in `state_dir()`
 
 
 class LedgerConfig(_Strict):
-    """Where spending is kept. `url` is SQLAlchemy's; a password in it is better `${NAME}`."""
+    """Where spending is kept, and for how long. A password in `url` is better `${NAME}`."""
 
-    url: SecretStr | None = None
+    url: SecretStr | None = None  # default: a file in `state_dir()`
     hold_s: Seconds = 900.0
     keep_days: Count = 400
 
@@ -206,8 +210,8 @@ class RequestConfig(_Strict):
     max_cost_usd: Money | None = None  # of the whole run, beside budgets.per_run
     max_run_tokens: Count | None = None  # of all calls of the run together
     max_calls: Count | None = None
-    tenant: str = ""  # on whose behalf: budgets of scope key, and cached answers, are by tenant
-    tags: tuple[str, ...] = ()  # for the records of usage
+    tenant: Tenant = ""  # on whose behalf: budgets of scope key, and cached answers, are by tenant
+    tags: Annotated[tuple[Tag, ...], Field(max_length=16)] = ()  # for the records of usage
     cache: Literal["use", "refresh", "off"] = "use"  # refresh: ask anew, and keep that
     extra: dict[str, object] = Field(default_factory=dict)
 
@@ -250,29 +254,123 @@ def state_dir() -> Path:
     return base / "orchestrator"
 
 
+def runs_folder() -> Path:
+    """Where the receipts and journals of runs are kept."""
+    return state_dir() / "runs"
+
+
+def cache_folder(config: OrchestratorConfig) -> Path:
+    """Where kept answers are, whether or not the cache is on."""
+    folder = config.cache.folder if config.cache else None
+    return Path(folder).expanduser() if folder else state_dir() / "cache"
+
+
+def ledger_url(config: OrchestratorConfig) -> str:
+    """The address of the ledger as SQLAlchemy wants it; it may hold a password.
+
+    Every `${NAME}` in it is replaced now. Without a ledger it is `sqlite://`, in memory.
+
+    Raises:
+        ConfigError: a variable is not set, or what it holds is no address of a database.
+    """
+    if config.ledger is None:
+        return "sqlite://"
+    if config.ledger.url is None:
+        return f"sqlite:///{state_dir().absolute() / 'ledger.db'}"
+    written = config.ledger.url.get_secret_value()
+    try:
+        url = _resolve_address(written)
+    except MissingVariable as missing:
+        raise ConfigError([f"ledger.url: {missing}"]) from None
+    if wrong := wrong_database(url):
+        raise ConfigError([f"ledger.url {wrong}"])
+    if ENV_REFERENCE.search(written) and _relative_file(url):
+        message = "needs an absolute path where a variable is part of it: sqlite:////folder/file"
+        raise ConfigError([f"ledger.url {message}"])
+    scheme, _, rest = url.partition("://")
+    return f"{DATABASES[scheme]}://{rest}"
+
+
+_USER_PART = re.compile(r"([^/@]*://)([^/@]*)(@.*)", re.DOTALL)
+
+
+def _resolve_address(written: str) -> str:
+    """Replace every `${NAME}`; in a password, letters that mean something else in an address too.
+
+    Raises:
+        MissingVariable: one is not set.
+    """
+    parts = _USER_PART.fullmatch(written)
+    if parts is None:
+        return resolve_references(written)
+    user = ENV_REFERENCE.sub(lambda name: quote(resolve_references(name[0]), safe=""), parts[2])
+    return resolve_references(parts[1]) + user + resolve_references(parts[3])
+
+
+def _relative_file(url: str) -> str:
+    """The path of a SQLite file that is relative to something, if this is the address of one."""
+    scheme, _, rest = url.partition("://")
+    path = rest.removeprefix("/")
+    is_file = DATABASES.get(scheme) == "sqlite" and path and not path.startswith((":", "file:"))
+    return path if is_file and not path.startswith("/") else ""
+
+
+def with_state(config: OrchestratorConfig) -> OrchestratorConfig:
+    """The same configuration with a ledger on disk, its own or the default one.
+
+    For programs whose runs share a budget over time; as a library, only what the file says is kept.
+    """
+    if config.ledger is not None:
+        return config
+    return config.model_copy(update={"ledger": LedgerConfig()})
+
+
 # How it is read.
 
 VOCABULARY = Vocabulary(
     synonyms={
         "apikey": "api_key",
         "base_url": "api_base",
+        "calls": "per_run",
+        "circuit_breaker": "breaker",
+        "context_window": "context_tokens",
+        "cost_usd": "money_usd",
+        "database": "url",
         "deployments": "models",
+        "dir": "folder",
         "endpoint": "api_base",
+        "fail_max": "failures",
         "fallbacks": "fallback",
         "judge": "synthesizer",
         "key": "api_key",
+        "limits": "budgets",
+        "max_cost_usd": "money_usd",
         "max_output_tokens": "max_tokens",
+        "max_parallel_requests": "concurrency",
+        "max_retries": "attempts",
         "models": "members",
+        "money_usd": "per_run",
+        "path": "folder",
+        "rate_limits": "rates",
+        "reset_timeout": "open_s",
+        "retries": "attempts",
+        "rpm": "requests_per_minute",
+        "time_s": "per_run",
         "timeout": "timeouts",
+        "tokens": "per_run",
+        "tpm": "tokens_per_minute",
         "url": "api_base",
+        "window": "every",
     },
     examples={
+        "every": "every: day",
         "input_usd": "input_usd: 0.25",
         "members": "members: [gpt, claude]",
         "model": "model: gpt-5-mini",
         "models": "models: {gpt: {provider: openai, model: gpt-5-mini}}",
         "output_usd": "output_usd: 2.00",
         "provider": "provider: openai",
+        "scope": "scope: global",
     },
     wanted={"price": "'free' or {input_usd: 0.25, output_usd: 2.00}"},
 )
@@ -294,7 +392,7 @@ def parse_config(
     """Read a configuration out of a text.
 
     Args:
-        source: What messages call the text; a relative `patterns_dir` is beside this file.
+        source: What messages call the text; relative paths in it are beside this file.
         patterns: The names of all patterns there are; by default the files are looked for.
 
     Raises:
@@ -310,26 +408,57 @@ def parse_config(
         message = "The file must be a mapping that has the key 'models'"
         raise ConfigError(yaml.lines((*yaml.problems, Problem(0, message))))
     config, faults = validate(yaml, OrchestratorConfig, VOCABULARY)
-    folder, strays = _patterns_folder(yaml, Path(source).parent)
-    known = _pattern_names(folder) if patterns is None else patterns
-    problems = yaml.lines(chain(yaml.problems, faults, strays, cross_check(yaml, known)))
+    beside = Path(source).parent
+    patterns_dir, no_patterns = _folder(yaml, ("patterns_dir",), beside)
+    cache_dir, no_cache = _folder(yaml, ("cache", "folder"), beside, may_come=True)
+    known = _pattern_names(patterns_dir) if patterns is None else patterns
+    contradictions = cross_check(yaml, known, _DEFAULTS)
+    problems = yaml.lines(chain(yaml.problems, faults, no_patterns, no_cache, contradictions))
     if problems:
         raise ConfigError(problems)
     assert config is not None, "a refused configuration has a problem"
-    return config.model_copy(update={"patterns_dir": str(folder) if folder else None})
+    return _placed(config, beside, patterns_dir, cache_dir)
 
 
-def _patterns_folder(yaml: YamlSource, beside: Path) -> tuple[Path | None, list[Problem]]:
-    """The folder that `patterns_dir` names, or why it is none."""
-    node = yaml.find(("patterns_dir",))
+_DEFAULTS = {"budgets": BudgetsConfig().model_dump(), "retry": RetryConfig().model_dump()}
+
+
+def _placed(
+    config: OrchestratorConfig, beside: Path, patterns_dir: Path | None, cache_dir: Path | None
+) -> OrchestratorConfig:
+    """The configuration with absolute paths for those that are relative to its file."""
+    places: dict[str, Any] = {"patterns_dir": str(patterns_dir) if patterns_dir else None}
+    if config.cache and cache_dir:
+        places["cache"] = config.cache.model_copy(update={"folder": str(cache_dir)})
+    if config.ledger and config.ledger.url:
+        url = SecretStr(_placed_database(config.ledger.url.get_secret_value(), beside))
+        places["ledger"] = config.ledger.model_copy(update={"url": url})
+    return config.model_copy(update=places)
+
+
+def _placed_database(url: str, beside: Path) -> str:
+    path = _relative_file(url)
+    if not path or ENV_REFERENCE.match(path):
+        return url
+    with suppress(RuntimeError):  # no such home: a folder with a strange name, then
+        path = str(Path(path).expanduser())
+    return f"{url.partition('://')[0]}:///{beside.absolute() / path}"
+
+
+def _folder(
+    yaml: YamlSource, loc: Loc, beside: Path, *, may_come: bool = False
+) -> tuple[Path | None, list[Problem]]:
+    """The folder that a key names, or why it is none; `may_come` if it is created when needed."""
+    node = yaml.find(loc)
     if not isinstance(node, ScalarNode) or not isinstance(node.value, str) or "$" in node.value:
         return None, []
     with suppress(OSError, RuntimeError, ValueError):  # no such home, a loop of links, too long
         folder = (beside / Path(node.value).expanduser()).resolve()
-        if folder.is_dir():
+        if folder.is_dir() or (may_come and not folder.exists()):
             return folder, []
     message = (
-        f"patterns_dir {yaml.quote_key(node.value)} is no folder; create it or correct the path"
+        f"{yaml.where(loc)} {yaml.quote_key(node.value)} is no folder;"
+        f" {'' if may_come else 'create it or '}correct the path"
     )
     return None, [Problem(node.at, message)]
 
@@ -340,14 +469,18 @@ def _pattern_names(folder: Path | None) -> set[str]:
 
 
 def warnings(config: OrchestratorConfig) -> list[str]:
-    """What is allowed and yet unwise: keys in the file, keys sent in clear, idle limits."""
+    """What is allowed and yet unwise: secrets in the file, keys sent in clear, idle limits."""
     return [
         *(
             warning
             for name, model in config.models.items()
             for warning in _model_warnings(f"models.{name}", model)
         ),
+        *_price_warnings(config),
+        *_route_warnings(config),
+        *_panel_warnings(config),
         *_timeout_warnings(config.timeouts),
+        *_ledger_warnings(config),
     ]
 
 
@@ -384,6 +517,61 @@ def _timeout_warnings(timeouts: TimeoutsConfig) -> Iterator[str]:
             )
 
 
+def _price_warnings(config: OrchestratorConfig) -> Iterator[str]:
+    """Deployments that nobody will be allowed to call: what they cost cannot be counted."""
+    from adapters.prices import price_of  # noqa: PLC0415  # the price list: only who checks needs it
+
+    for name, model in config.models.items():
+        if _money_is_limited(config.budgets, name) and price_of(model) is None:
+            yield (
+                f"models.{name} has no known price, and while money is limited its calls are"
+                " refused; write price: {input_usd: ..., output_usd: ...}, or price: free"
+            )
+
+
+def _money_is_limited(budgets: BudgetsConfig, deployment: str) -> bool:
+    windows = (
+        window
+        for window in budgets.windows
+        if window.scope != "deployment" or window.name in {None, deployment}
+    )
+    return any(caps.money_usd is not None for caps in (budgets.per_run, *windows))
+
+
+def _route_warnings(config: OrchestratorConfig) -> Iterator[str]:
+    """Second attempts that nobody will ever make."""
+    for name, route in config.routes.items():
+        if route.hedge and len({*route.models, *route.fallback}) < 2:
+            yield f"routes.{name}.hedge needs a second model; add one, or remove hedge"
+        if route.hedge and config.retry.hedge_ratio == 0:
+            yield f"routes.{name}.hedge never happens, because retry.hedge_ratio is 0; raise it"
+
+
+def _panel_warnings(config: OrchestratorConfig) -> Iterator[str]:
+    """A panel that must fail, however many of its members are left out."""
+    calls = config.budgets.per_run.calls
+    for name, panel in config.panels.items():
+        quorum = panel.quorum or len(panel.members) // 2 + 1
+        if calls is not None and calls < quorum:
+            yield (
+                f"panels.{name} wants {quorum} answers, but budgets.per_run.calls is {calls};"
+                " raise it, or lower the panel's quorum"
+            )
+
+
+def _ledger_warnings(config: OrchestratorConfig) -> Iterator[str]:
+    ledger = config.ledger or LedgerConfig()
+    if config.timeouts.total_s > ledger.hold_s:
+        yield (
+            "ledger.hold_s is shorter than timeouts.total_s: a slow call is taken for lost and"
+            " counted in full while it still runs; raise hold_s"
+        )
+    user = _USER_PART.fullmatch(ledger.url.get_secret_value() if ledger.url else "")
+    password = user[2].partition(":")[2] if user else ""
+    if password and not ENV_REFERENCE.search(password):
+        yield "ledger.url has a password in it; write ${NAME} and set the variable"
+
+
 # What it amounts to.
 
 
@@ -391,10 +579,12 @@ def config_hash(config: OrchestratorConfig) -> str:
     """Sixteen hex digits that name this configuration in receipts and journals.
 
     The same in every process and on every machine. `${NAME}` counts as it is written; literal
-    keys, what an address holds besides scheme, host, port and path, and where `patterns_dir` lies
-    are left out.
+    keys, what an address holds besides scheme, host, port and path, and where things are kept
+    (`patterns_dir`, `cache.folder`, all of `ledger`) are left out.
     """
-    content = config.model_dump(mode="json", exclude={"patterns_dir"})
+    content = config.model_dump(
+        mode="json", exclude={"patterns_dir": True, "cache": {"folder"}, "ledger": True}
+    )
     for name, model in config.models.items():
         key = model.api_key.get_secret_value() if model.api_key else ""
         content["models"][name]["api_key"] = ENV_REFERENCE.findall(key)
@@ -424,8 +614,10 @@ def json_schema() -> dict[str, Any]:
     definitions = schema["$defs"]
     for section in ("models", "routes", "panels"):
         _close_names(schema["properties"][section])
-    for price in definitions["PriceConfig"]["properties"].values():  # text is no price
-        price["anyOf"] = [form for form in price["anyOf"] if form["type"] != "string"]
+    for title in ("PriceConfig", "CapsConfig", "WindowConfig"):  # text is no amount of money
+        for key, amount in definitions[title]["properties"].items():
+            if key.endswith("_usd"):
+                amount["anyOf"] = [form for form in amount["anyOf"] if form["type"] != "string"]
     for title, descriptions in _DESCRIPTIONS.items():
         for key, description in descriptions.items():
             definitions.get(title, schema)["properties"][key]["description"] = description
@@ -450,6 +642,12 @@ def _close_names(section: dict[str, Any]) -> None:
 
 
 # What an editor shows for a key, by the model it belongs to.
+_CAPS: Mapping[str, str] = {
+    "money_usd": "US dollars.",
+    "tokens": "Tokens of all prompts and answers together.",
+    "calls": "Calls of models, those that fail included.",
+    "time_s": "Seconds that calls take, all added up; timeouts.run_s limits the time by the clock.",
+}
 _DESCRIPTIONS: Mapping[str, Mapping[str, str]] = {
     "ModelConfig": {
         "provider": "The company that serves it; custom is any OpenAI-compatible endpoint.",
@@ -462,16 +660,26 @@ _DESCRIPTIONS: Mapping[str, Mapping[str, str]] = {
         "max_tokens": "How long an answer may be where the request does not say.",
         "media_urls": "Whether addresses of images and files are passed on, or refused.",
         "done_without_finish": "What a stream is that ends with [DONE] but no finish reason.",
+        "rates": "How fast it may be called; calls wait for their turn as long as they can.",
+        "prefill": "Whether it goes on with an answer that it is given begun.",
     },
     "PriceConfig": {
         "input_usd": "US dollars for a million tokens of prompt.",
         "output_usd": "US dollars for a million tokens of answer.",
         "cached_input_usd": "US dollars for a million tokens read from the provider's cache.",
+        "cache_write_usd": "US dollars for a million tokens written to the provider's cache.",
+        "reasoning_usd": "US dollars for a million tokens of thought; default: those of answer.",
+    },
+    "RatesConfig": {
+        "requests_per_minute": "How many calls may begin in a minute.",
+        "tokens_per_minute": "How many tokens calls may use in a minute.",
+        "concurrency": "How many calls may be under way at once.",
     },
     "RouteConfig": {
-        "models": "The models to try, in this order.",
+        "models": "The models to try, in this order unless a strategy says otherwise.",
         "fallback": "The models to try when all of these have failed.",
-        "strategy": "How the models are ordered.",
+        "strategy": "How the models are ordered: as written, by weight, price, speed or load.",
+        "hedge": "Whether a slow start makes a second model be asked as well; the first wins.",
     },
     "PanelConfig": {
         "members": "The models that are asked together.",
@@ -488,11 +696,59 @@ _DESCRIPTIONS: Mapping[str, Mapping[str, str]] = {
         "total_s": "For a whole call, in seconds.",
         "run_s": "For a whole run, all stages and fallbacks included, in seconds.",
     },
+    "CapsConfig": _CAPS,
+    "WindowConfig": {
+        **_CAPS,
+        "scope": "Whose spending is counted together: of a caller's key, of a model, or all.",
+        "every": "When it begins anew, by the clock in UTC.",
+        "name": "The one key or model that is meant; default: each has such a limit of its own.",
+    },
+    "BudgetsConfig": {
+        "per_run": "What one run may use up; whatever is not given is not limited.",
+        "windows": "What all runs together may use up in a minute, an hour, a day or a month.",
+        "shrink": "What gives way when a run does not fit, in this order; [] refuses it at once.",
+        "max_tokens": "How long an answer may be where money or tokens are limited and none says.",
+        "min_tokens": "How short answers may become when a run is made to fit.",
+        "margin": "By how much a counted prompt may turn out longer, as a factor.",
+    },
+    "RetryConfig": {
+        "attempts": "How often one model is tried, the first time included.",
+        "budget_ratio": "Retries for each call, on average: 0.1 is one for ten calls.",
+        "fallback_ratio": "Fallbacks for each call, on average.",
+        "burst": "How many retries may come at once after a quiet time.",
+        "base_s": "The longest wait before the first retry, in seconds; it doubles each time.",
+        "cap_s": "The longest wait before any retry, in seconds.",
+        "hedge_ratio": "Second attempts of hedged routes for each call, on average.",
+        "hedge_min_s": "How long a hedged route waits at least for the first model, in seconds.",
+    },
+    "BreakerConfig": {
+        "failures": "How many failures in a row open it.",
+        "open_s": "How long the model is then left alone, in seconds.",
+        "ratio": "Which part of the calls in the window must fail to open it as well.",
+        "calls": "How many calls the window must hold before the ratio counts.",
+        "window_s": "How far back the ratio looks, in seconds.",
+        "probe_s": "How long the one call may take that tries whether it is well again.",
+    },
+    "CacheConfig": {
+        "ttl_s": "How long an answer is kept, in seconds.",
+        "size_mb": "How much room answers may take, in megabytes.",
+        "folder": "Where they are kept, relative to this file; default: the state folder.",
+    },
+    "LedgerConfig": {
+        "url": "sqlite:///file or postgresql://user:${NAME}@host/name; default: the state folder.",
+        "hold_s": "After how long a call that never reported back is counted in full, in seconds.",
+        "keep_days": "How long receipts and records of usage are kept.",
+    },
     "OrchestratorConfig": {
         "models": "The models that can be asked, each under a name of your choice.",
         "routes": "Names that stand for several models, tried one after another.",
         "panels": "Names that stand for several models, asked together.",
+        "budgets": "What runs may cost.",
         "timeouts": "How long things may take.",
+        "retry": "How often a call is tried again.",
+        "breaker": "When a failing model is left alone, and how it comes back.",
+        "cache": "Equal calls are answered from disk; without this section none is.",
+        "ledger": "Where spending is kept.",
         "patterns_dir": "A folder of your own patterns, relative to this file.",
     },
 }

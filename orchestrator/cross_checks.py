@@ -23,10 +23,19 @@ from orchestrator.yaml_source import (
 )
 
 SECTIONS: Mapping[str, str] = {"models": "model", "routes": "route", "panels": "panel"}
+# Two numbers of a section of which the first may not be the larger one.
+ORDERED = (("budgets", "min_tokens", "max_tokens"), ("retry", "base_s", "cap_s"))
 
 
-def cross_check(source: YamlSource, patterns: Collection[str]) -> Iterator[Problem]:
-    """Every contradiction in a configuration file. `patterns` are the names of those there are."""
+def cross_check(
+    source: YamlSource, patterns: Collection[str], defaults: Mapping[str, Mapping[str, Any]]
+) -> Iterator[Problem]:
+    """Every contradiction in a configuration file.
+
+    Args:
+        patterns: The names of all patterns there are.
+        defaults: What the keys of a section are where the file does not give them.
+    """
     config = source.plain()
     assert isinstance(config, dict)
     yield from _shared_names(source, config)
@@ -37,7 +46,16 @@ def cross_check(source: YamlSource, patterns: Collection[str]) -> Iterator[Probl
     for name, panel in _mapping(config.get("panels")).items():
         yield from _check_panel(source, ("panels", name), _mapping(panel), config)
         yield from _check_pattern(source, ("panels", name, "pattern"), patterns)
-    yield from _check_no_reference(source, ("patterns_dir",))
+    yield from _check_budgets(source, config)
+    for section, lower, upper in ORDERED:
+        given = _mapping(config.get(section))
+        yield from _check_order(source, section, (lower, upper), given, defaults[section])
+    yield from _check_database(source, ("ledger", "url"))
+    for section in ("cache", "ledger"):
+        meant = f"write {section}: {{}} for its defaults"
+        yield from _check_given(source, (section,), meant)
+    for loc in (("patterns_dir",), ("cache", "folder")):
+        yield from _check_no_reference(source, loc)
 
 
 def _mapping(value: Any) -> dict[str, Any]:
@@ -74,6 +92,17 @@ def _shared_names(source: YamlSource, config: Mapping[str, Any]) -> Iterator[Pro
 
 def _check_references(source: YamlSource, loc: Loc, config: Mapping[str, Any]) -> Iterator[Problem]:
     """A list of models: each is one, and none comes twice."""
+    yield from _check_once(source, loc)
+    seen: set[str | None] = set()
+    for index in range(_length(source, loc)):
+        name = _text(source, (*loc, index))
+        if name not in seen:
+            yield from _check_reference(source, (*loc, index), config)
+        seen.add(name)
+
+
+def _check_once(source: YamlSource, loc: Loc) -> Iterator[Problem]:
+    """No entry of a list comes twice."""
     seen: Counter[str] = Counter()
     for index in range(_length(source, loc)):
         name = _text(source, (*loc, index))
@@ -83,8 +112,6 @@ def _check_references(source: YamlSource, loc: Loc, config: Mapping[str, Any]) -
         if seen[name] == 2:
             message = f"{source.quote_value(name)} is twice in {source.where(loc)}; name it once"
             yield Problem(source.offset((*loc, index)), message)
-        elif seen[name] == 1:
-            yield from _check_reference(source, (*loc, index), config)
 
 
 def _check_reference(source: YamlSource, loc: Loc, config: Mapping[str, Any]) -> Iterator[Problem]:
@@ -181,7 +208,7 @@ def _check_no_reference(source: YamlSource, loc: Loc) -> Iterator[Problem]:
     if re.search(r"\$\{|^\$\w+$", _text(source, loc) or ""):
         message = (
             f"{source.where(loc)} is not read from the environment;"
-            " only api_key and api_base are, so write the value itself"
+            " only api_key, api_base and ledger.url are, so write the value itself"
         )
         yield Problem(source.offset(loc), message)
 
@@ -253,11 +280,135 @@ def wrong_reference(text: str) -> str:
 
 def _check_price(source: YamlSource, loc: Loc, price: Any) -> Iterator[Problem]:
     prices = _mapping(price)
-    for name in ("input_usd", "output_usd", "cached_input_usd"):
-        if re.fullmatch(r"[0-9.]+", _text(source, (*loc, name)) or ""):
-            where = source.where((*loc, name))
-            message = f"{where} must be a number, found text; remove the quotes"
-            yield Problem(source.offset((*loc, name)), message)
+    yield from _check_money(source, loc, prices)
     if prices and all(prices.get(name) in (0, 0.0) for name in ("input_usd", "output_usd")):
         message = f"{source.where(loc)} is zero; write price: free if calls cost nothing"
         yield Problem(source.offset(loc), message)
+
+
+def _check_money(source: YamlSource, loc: Loc, amounts: Mapping[str, Any]) -> Iterator[Problem]:
+    """Amounts of money are numbers: in quotes they would be read, but no editor's schema does."""
+    for name in amounts:
+        if name.endswith("_usd") and re.fullmatch(r"[0-9.]+", _text(source, (*loc, name)) or ""):
+            where = source.where((*loc, name))
+            message = f"{where} must be a number, found text; remove the quotes"
+            yield Problem(source.offset((*loc, name)), message)
+
+
+# Budgets.
+
+
+def _check_budgets(source: YamlSource, config: Mapping[str, Any]) -> Iterator[Problem]:
+    budgets = _mapping(config.get("budgets"))
+    yield from _check_limits(source, ("budgets", "per_run"), _mapping(budgets.get("per_run")))
+    yield from _check_once(source, ("budgets", "shrink"))
+    windows = budgets.get("windows")
+    seen: dict[tuple[Any, ...], Loc] = {}
+    for index, entry in enumerate(windows if isinstance(windows, list) else ()):
+        loc, window = ("budgets", "windows", index), _mapping(entry)
+        yield from _check_window(source, loc, window, config)
+        whose = tuple(str(window.get(key)) for key in _WHOSE)
+        if window and whose in seen:
+            message = (
+                f"{source.where(loc)} is for the same as {source.where(seen[whose])};"
+                " write their limits into one"
+            )
+            yield Problem(source.offset(loc), message)
+        seen.setdefault(whose, loc)
+
+
+_WHOSE = ("scope", "every", "name")
+_LIMITS = ("money_usd", "tokens", "calls", "time_s")
+
+
+def _check_limits(source: YamlSource, loc: Loc, limits: Mapping[str, Any]) -> Iterator[Problem]:
+    yield from _check_money(source, loc, limits)
+    for name in (*_LIMITS, "name"):
+        yield from _check_given(source, (*loc, name), "give a value")
+
+
+def _check_given(source: YamlSource, loc: Loc, advice: str) -> Iterator[Problem]:
+    """A key with nothing behind it would pass for one that is not there: no limit, no cache."""
+    node = source.find(loc)
+    if isinstance(node, ScalarNode) and not node.text and node.value is None:
+        message = f"{source.where(loc)} is empty; {advice}, or remove the line"
+        yield Problem(source.offset(loc, key=True), message)
+
+
+def _check_window(
+    source: YamlSource, loc: Loc, window: Mapping[str, Any], config: Mapping[str, Any]
+) -> Iterator[Problem]:
+    yield from _check_limits(source, loc, window)
+    if window and not set(window).difference(_WHOSE):  # a mistyped limit is told of elsewhere
+        message = f"{source.where(loc)} limits nothing; add one of {', '.join(_LIMITS)}"
+        yield Problem(source.offset(loc), message)
+    name: Loc = (*loc, "name")
+    if window.get("scope") == "deployment":
+        yield from _check_reference(source, name, config)
+    if window.get("scope") == "global" and window.get("name") is not None:
+        message = f"{source.where(name)} names one of many, but the scope is all; remove it"
+        yield Problem(source.offset(name), message)
+
+
+def _check_order(
+    source: YamlSource,
+    section: str,
+    keys: tuple[str, str],
+    given: Mapping[str, Any],
+    defaults: Mapping[str, Any],
+) -> Iterator[Problem]:
+    """Of two numbers, the first may not be the larger one."""
+    lower, upper = (_figure(given.get(key, defaults[key])) for key in keys)
+    if lower is None or upper is None or lower <= upper:
+        return
+    names = [
+        f"{section}.{key}" + ("" if key in given else f" ({defaults[key]:g} if not given)")
+        for key in keys
+    ]
+    wrong = keys[0] if keys[0] in given else keys[1]
+    message = f"{names[0]} is more than {names[1]}; lower the first or raise the second"
+    yield Problem(source.offset((section, wrong)), message)
+
+
+def _figure(value: Any) -> float | None:
+    """A number that can be compared; whatever is wrong with any other is told of elsewhere."""
+    return value if type(value) in {int, float} and 0 < value < 10**16 else None
+
+
+# The ledger.
+
+_DATABASE_EXAMPLES = 'sqlite:///ledger.db or "postgresql://user:${PASSWORD}@host/name"'
+
+
+def _check_database(source: YamlSource, loc: Loc) -> Iterator[Problem]:
+    url = _text(source, loc)
+    wrong = wrong_database(url) if url is not None else ""
+    if wrong:
+        yield Problem(source.offset(loc), f"{source.where(loc)} {wrong}")
+
+
+def wrong_database(url: str) -> str:
+    """What is wrong with the address of a database; nothing, if nothing is. Repeats no password."""
+    if wrong := wrong_reference(url):
+        return f"is not as it must be: {wrong}"
+    if ENV_REFERENCE.match(url):
+        return ""
+    scheme, slashes, rest = url.partition("://")
+    if not slashes or not re.fullmatch(r"[a-z][a-z0-9+_]*", scheme):
+        return f"must be the address of a database, such as {_DATABASE_EXAMPLES}"
+    if scheme not in DATABASES:
+        return f"names a database that is not supported; write {_DATABASE_EXAMPLES}"
+    if DATABASES[scheme] == "sqlite" and rest and not rest.startswith("/"):
+        return "has a path with two slashes before it; write three: sqlite:///ledger.db"
+    if not url.isprintable() or (url != url.strip()):
+        return "has spaces or line breaks around its value; remove them"
+    return ""
+
+
+# What people write, and what SQLAlchemy calls it.
+DATABASES: Mapping[str, str] = {
+    "sqlite": "sqlite",
+    "postgres": "postgresql+psycopg",
+    "postgresql": "postgresql+psycopg",
+    "postgresql+psycopg": "postgresql+psycopg",
+}

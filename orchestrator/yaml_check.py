@@ -36,15 +36,11 @@ class Vocabulary:
     """What a kind of file calls its keys, for better advice.
 
     Attributes:
-        later_keys: Keys of the top level that a later version will know.
-        later_values: Choices that a later version will offer.
         synonyms: What other tools call a key of ours.
         examples: How to write a key that is missing.
         wanted: What a key may hold, where several kinds of value are possible.
     """
 
-    later_keys: frozenset[str] = frozenset()
-    later_values: frozenset[str] = frozenset()
     synonyms: Mapping[str, str] = field(default_factory=dict)
     examples: Mapping[str, str] = field(default_factory=dict)
     wanted: Mapping[str, str] = field(default_factory=dict)
@@ -111,7 +107,7 @@ class _Fault:
     @property
     def raw(self) -> str:
         """The value as the file has it, if it is a single one and may be shown."""
-        if not isinstance(self.node, ScalarNode) or self.key == "api_base":
+        if not isinstance(self.node, ScalarNode) or self.key in {"api_base", "url"}:
             return ""
         text = self.node.text
         hidden = SECRET_KEY.search(self.key) or self.source.quote_value(text) == HIDDEN
@@ -213,8 +209,6 @@ def _wrong_choice(fault: _Fault) -> str:
         return _wrong_type(fault, wanted)
     value = fault.node.value
     seen = f"{fault.key} {fault.source.quote_value(value)}"
-    if value in fault.vocabulary.later_values:
-        return f"{seen} is not supported by this version; use {wanted}"
     return f"Unknown {seen}" + (suggestion(value, choices) or f"; use {wanted}")
 
 
@@ -229,8 +223,6 @@ def _bad_name(fault: _Fault) -> str:
 def _unknown_key(fault: _Fault) -> str:
     key, parent = str(fault.path[-1]), fault.path[:-1]
     quoted = fault.source.quote_key(key)
-    if not parent and key in fault.vocabulary.later_keys:
-        return f"{quoted} is not supported by this version; remove it"
     place = f"in {fault.source.where(parent)}" if parent else "at the top level"
     meant = _meant(fault)
     advice = f", did you mean {meant!r}?" if meant else f"; known here: {', '.join(_known(fault))}"
@@ -245,8 +237,6 @@ def _known(fault: _Fault) -> list[str]:
 def _meant(fault: _Fault) -> str | None:
     """The key that was probably meant by an unknown one."""
     key, known = str(fault.path[-1]), _known(fault)
-    if key in fault.vocabulary.later_keys and len(fault.path) == 1:
-        return None
     synonym = fault.vocabulary.synonyms.get(key.lower(), "")
     return synonym if synonym in known else closest(key, known)
 

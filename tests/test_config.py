@@ -3,6 +3,7 @@
 import copy
 import itertools
 import json
+import math
 import os
 import re
 import subprocess
@@ -18,22 +19,29 @@ import jsonschema  # type: ignore[import-untyped]  # it has no types of its own
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from pydantic import ValidationError
 
-from adapters.config import LLMProvider, ModelConfig, PriceConfig
+from adapters.config import LLMProvider, ModelConfig, PriceConfig, RatesConfig
+from orchestrator.amounts import Caps
 from orchestrator.config import (
     VOCABULARY,
     OrchestratorConfig,
     PanelConfig,
+    RequestConfig,
     RouteConfig,
     TimeoutsConfig,
+    cache_folder,
     config_hash,
     find_config,
     json_schema,
+    ledger_url,
     load_config,
     packaged_configs,
     parse_config,
+    runs_folder,
     state_dir,
     warnings,
+    with_state,
 )
 from orchestrator.errors import ConfigError
 from orchestrator.yaml_check import validate
@@ -105,22 +113,6 @@ models:
 """,
         "2:3: models must be a mapping, found a list",
     ),
-    "keys of later versions": (
-        BASE
-        + """\
-budgets:
-  per_run: {money_usd: 0.50}
-retry: {attempts: 3}
-breaker: {}
-cache: {}
-ledger: {}
-""",
-        "4:1: 'budgets' is not supported by this version; remove it",
-        "6:1: 'retry' is not supported by this version; remove it",
-        "7:1: 'breaker' is not supported by this version; remove it",
-        "8:1: 'cache' is not supported by this version; remove it",
-        "9:1: 'ledger' is not supported by this version; remove it",
-    ),
     "a mistyped section": (
         """\
 model:
@@ -132,7 +124,7 @@ model:
         BASE + "colour: blue\n",
         (
             "4:1: Unknown key 'colour' at the top level; known here: models, routes, panels, "
-            "timeouts, patterns_dir"
+            "budgets, timeouts, retry, breaker, cache, ledger, patterns_dir"
         ),
     ),
     "sections commented out": (
@@ -184,7 +176,7 @@ models:
         (
             "5:5: Unknown key 'colour' in models.gpt; known here: provider, model, api_key, "
             "api_base, weight, price, context_tokens, max_tokens, media_urls, "
-            "done_without_finish"
+            "done_without_finish, rates, prefill"
         ),
     ),
     "no model id": (
@@ -253,8 +245,8 @@ models:
   gpt: {provider: openai, model: '${MODEL}'}
 """,
         (
-            "2:34: models.gpt.model is not read from the environment; only api_key and "
-            "api_base are, so write the value itself"
+            "2:34: models.gpt.model is not read from the environment; only api_key, "
+            "api_base and ledger.url are, so write the value itself"
         ),
     ),
     "a line break in a model id": (
@@ -478,14 +470,6 @@ routes:
 """,
         "5:36: 'gpt' in routes.fast.fallback is already in routes.fast.models; remove it here",
     ),
-    "a strategy of later versions": (
-        BASE
-        + """\
-routes:
-  fast: {models: [gpt], strategy: cheapest}
-""",
-        "5:35: strategy 'cheapest' is not supported by this version; use priority",
-    ),
     "a mistyped member": (
         BASE
         + """\
@@ -624,6 +608,346 @@ panels:
         "4:61: timeouts.run_s must be greater than 0, found 0",
         "4:64: Unknown key 'first_s' in timeouts, did you mean 'first_content_s'?",
     ),
+    "a limit that is none": (
+        BASE
+        + """\
+budgets: {per_run: {money_usd: 0, tokens: -5, calls: 1.5, time_s: .nan}}
+""",
+        "4:32: budgets.per_run.money_usd must be greater than 0, found 0",
+        "4:43: budgets.per_run.tokens must be greater than 0, found -5",
+        "4:54: budgets.per_run.calls must be a whole number, found 1.5",
+        "4:67: budgets.per_run.time_s must be a finite number, found .nan",
+    ),
+    "money in other words": (
+        BASE
+        + """\
+budgets: {per_run: {money_usd: '0.50'}, windows: [{scope: global, every: day, money_usd: $5}]}
+""",
+        "4:32: budgets.per_run.money_usd must be a number, found text; remove the quotes",
+        "4:90: budgets.windows[0].money_usd must be a number, found text",
+    ),
+    "money without end": (
+        BASE
+        + """\
+budgets: {per_run: {money_usd: .inf, tokens: 1e30, time_s: soon}}
+""",
+        "4:32: budgets.per_run.money_usd must be a finite number, found .inf",
+        "4:46: budgets.per_run.tokens must be a whole number, found 1e30",
+        "4:60: budgets.per_run.time_s must be a number of seconds, found the text 'soon'",
+    ),
+    "more money than there is": (
+        BASE
+        + """\
+budgets: {per_run: {money_usd: 2000000000, tokens: 9999999999999999}}
+""",
+        "4:32: budgets.per_run.money_usd must be 1000000000 or less, found 2000000000",
+        "4:52: budgets.per_run.tokens must be 1000000000000000 or less, found something else",
+    ),
+    "another tool's words for limits": (
+        BASE
+        + """\
+budgets: {per_run: {max_cost_usd: 1, token: 5}, limit: 5}
+""",
+        "4:21: Unknown key 'max_cost_usd' in budgets.per_run, did you mean 'money_usd'?",
+        "4:38: Unknown key 'token' in budgets.per_run, did you mean 'tokens'?",
+        (
+            "4:49: Unknown key 'limit' in budgets; known here: per_run, windows, shrink, "
+            "max_tokens, min_tokens, margin"
+        ),
+    ),
+    "a limit without a run": (
+        BASE
+        + """\
+budgets: {money_usd: 5}
+""",
+        "4:11: Unknown key 'money_usd' in budgets, did you mean 'per_run'?",
+    ),
+    "windows of unknown kinds": (
+        BASE
+        + """\
+budgets:
+  windows:
+    - {scope: run, every: week, money_usd: 5}
+    - {scope: keys, every: days, calls: 5}
+    - {every: 1, calls: 5}
+""",
+        "6:15: Unknown scope 'run'; use one of key, deployment, global",
+        "6:27: Unknown every 'week'; use one of minute, hour, day, month",
+        "7:15: Unknown scope 'keys', did you mean 'key'?",
+        "7:28: Unknown every 'days', did you mean 'day'?",
+        "8:7: budgets.windows[2] has no 'scope'; add it, for example scope: global",
+        "8:15: budgets.windows[2].every must be one of minute, hour, day, month, found 1",
+    ),
+    "windows that limit nothing": (
+        BASE
+        + """\
+budgets:
+  windows:
+    - {scope: key, every: day}
+    - {scope: key, every: hour, mony_usd: 5}
+    - {}
+""",
+        "6:7: budgets.windows[0] limits nothing; add one of money_usd, tokens, calls, time_s",
+        "7:33: Unknown key 'mony_usd' in budgets.windows[1], did you mean 'money_usd'?",
+        "8:7: budgets.windows[2] has no 'scope'; add it, for example scope: global",
+        "8:7: budgets.windows[2] has no 'every'; add it, for example every: day",
+    ),
+    "a window of no model": (
+        BASE
+        + """\
+budgets:
+  windows:
+    - {scope: deployment, every: day, name: gtp, calls: 5}
+    - {scope: key, every: day, name: gtp, calls: 5}
+""",
+        "6:45: Unknown model 'gtp' in budgets.windows.name, did you mean 'gpt'?",
+    ),
+    "a window of one of all": (
+        BASE
+        + """\
+budgets:
+  windows:
+    - {scope: global, every: day, name: gpt, calls: 5}
+""",
+        "6:41: budgets.windows[0].name names one of many, but the scope is all; remove it",
+    ),
+    "two windows for the same": (
+        BASE
+        + """\
+budgets:
+  windows:
+    - {scope: global, every: day, calls: 5}
+    - {scope: global, every: hour, calls: 5}
+    - {scope: global, every: day, money_usd: 5}
+""",
+        (
+            "8:7: budgets.windows[2] is for the same as budgets.windows[0]; write their "
+            "limits into one"
+        ),
+    ),
+    "one window without its dash": (
+        BASE
+        + """\
+budgets: {windows: {scope: global, every: day, calls: 5}}
+""",
+        "4:20: budgets.windows must be a list, found a mapping",
+    ),
+    "ways to shrink": (
+        BASE
+        + """\
+budgets: {shrink: [members, member, members, 1]}
+""",
+        "4:29: Unknown shrink 'member', did you mean 'members'?",
+        "4:37: 'members' is twice in budgets.shrink; name it once",
+        "4:46: budgets.shrink[3] must be one of members, max_tokens, synthesizer, found 1",
+    ),
+    "answers shorter than short": (
+        BASE
+        + """\
+budgets: {max_tokens: 100}
+""",
+        (
+            "4:23: budgets.min_tokens (256 if not given) is more than budgets.max_tokens; "
+            "lower the first or raise the second"
+        ),
+    ),
+    "answers short and long": (
+        BASE
+        + """\
+budgets: {max_tokens: 100, min_tokens: 200}
+""",
+        (
+            "4:40: budgets.min_tokens is more than budgets.max_tokens; lower the first or "
+            "raise the second"
+        ),
+    ),
+    "an impossible margin": (
+        BASE
+        + """\
+budgets: {margin: 0.5, min_tokens: 0}
+""",
+        "4:19: budgets.margin must be 1 or more, found 0.5",
+        "4:36: budgets.min_tokens must be greater than 0, found 0",
+    ),
+    "impossible retries": (
+        BASE
+        + """\
+retry: {attempts: 0, budget_ratio: 1.5, burst: 0, base_s: 9, hedge_ratio: 2, hedge_min_s: 0}
+""",
+        "4:19: retry.attempts must be 1 or more, found 0",
+        "4:36: retry.budget_ratio must be 1 or less, found 1.5",
+        "4:48: retry.burst must be 1 or more, found 0",
+        (
+            "4:59: retry.base_s is more than retry.cap_s (8 if not given); lower the first or"
+            " raise the second"
+        ),
+        "4:75: retry.hedge_ratio must be 1 or less, found 2",
+        "4:91: retry.hedge_min_s must be greater than 0, found 0",
+    ),
+    "another tool's retries": (
+        BASE
+        + """\
+retry: {retries: 3, max_retries: 3, backoff_s: 1}
+""",
+        "4:9: Unknown key 'retries' in retry, did you mean 'attempts'?",
+        "4:21: Unknown key 'max_retries' in retry, did you mean 'attempts'?",
+        (
+            "4:37: Unknown key 'backoff_s' in retry; known here: attempts, budget_ratio, "
+            "fallback_ratio, burst, base_s, cap_s, hedge_ratio, hedge_min_s"
+        ),
+    ),
+    "an impossible breaker": (
+        BASE
+        + """\
+breaker: {failures: 0, open_s: -1, ratio: 0, calls: x, window_s: 0, probe_s: .inf}
+""",
+        "4:21: breaker.failures must be greater than 0, found 0",
+        "4:32: breaker.open_s must be greater than 0, found -1",
+        "4:43: breaker.ratio must be greater than 0, found 0",
+        "4:53: breaker.calls must be a whole number, found the text 'x'",
+        "4:66: breaker.window_s must be greater than 0, found 0",
+        "4:78: breaker.probe_s must be a finite number, found .inf",
+    ),
+    "another tool's breaker": (
+        BASE
+        + """\
+circuit_breaker: {}
+breaker: {fail_max: 5, reset_timeout: 60}
+""",
+        "4:1: Unknown key 'circuit_breaker' at the top level, did you mean 'breaker'?",
+        "5:11: Unknown key 'fail_max' in breaker, did you mean 'failures'?",
+        "5:24: Unknown key 'reset_timeout' in breaker, did you mean 'open_s'?",
+    ),
+    "a cache without limits": (
+        BASE
+        + """\
+cache: {ttl_s: 0, size_mb: 0.5, folder: 5}
+""",
+        "4:16: cache.ttl_s must be greater than 0, found 0",
+        "4:28: cache.size_mb must be a whole number, found 0.5",
+        "4:41: cache.folder must be text, but YAML reads 5 as a number; put it in quotes",
+    ),
+    "a cache commented out": (
+        BASE
+        + """\
+cache:
+ledger:
+""",
+        "4:1: cache is empty; write cache: {} for its defaults, or remove the line",
+        "5:1: ledger is empty; write ledger: {} for its defaults, or remove the line",
+    ),
+    "a cache switched on": (
+        BASE
+        + """\
+cache: true
+""",
+        "4:8: cache must be a mapping, found true",
+    ),
+    "a cache from the environment": (
+        BASE
+        + """\
+cache: {folder: '${HOME}/cache'}
+""",
+        (
+            "4:17: cache.folder is not read from the environment; only api_key, api_base and "
+            "ledger.url are, so write the value itself"
+        ),
+    ),
+    "a ledger in a file's name": (
+        BASE
+        + """\
+ledger: {url: ledger.db}
+""",
+        (
+            "4:15: ledger.url must be the address of a database, such as sqlite:///ledger.db "
+            'or "postgresql://user:${PASSWORD}@host/name"'
+        ),
+    ),
+    "a ledger that is not supported": (
+        BASE
+        + """\
+ledger: {url: 'mysql://me:hunter2hunter2@host/db'}
+""",
+        (
+            "4:15: ledger.url names a database that is not supported; write "
+            'sqlite:///ledger.db or "postgresql://user:${PASSWORD}@host/name"'
+        ),
+    ),
+    "a ledger with two slashes": (
+        BASE
+        + """\
+ledger: {url: sqlite://ledger.db}
+""",
+        (
+            "4:15: ledger.url has a path with two slashes before it; write three: "
+            "sqlite:///ledger.db"
+        ),
+    ),
+    "a ledger with a reference without braces": (
+        BASE
+        + """\
+ledger: {url: 'postgresql://me:$PASSWORD@host/db'}
+""",
+        "4:15: ledger.url is not as it must be: A variable is written ${NAME}, with braces",
+    ),
+    "a ledger that is a number": (
+        BASE
+        + """\
+ledger: {url: 5, hold_s: 0, keep_days: 0}
+""",
+        ("4:15: ledger.url must be text, but YAML reads this value as a number; put it in quotes"),
+        "4:26: ledger.hold_s must be greater than 0, found 0",
+        "4:40: ledger.keep_days must be greater than 0, found 0",
+    ),
+    "a ledger in spaces": (
+        BASE
+        + """\
+ledger: {url: 'sqlite:///a.db '}
+""",
+        "4:15: ledger.url has spaces or line breaks around its value; remove them",
+    ),
+    "another tool's ledger": (
+        BASE
+        + """\
+ledger: {database: x, path: y}
+""",
+        "4:10: Unknown key 'database' in ledger, did you mean 'url'?",
+        "4:23: Unknown key 'path' in ledger; known here: url, hold_s, keep_days",
+    ),
+    "a hedge in words": (
+        BASE
+        + """\
+routes: {fast: {models: [gpt], hedge: 'yes', strategy: cheepest}}
+""",
+        "4:39: routes.fast.hedge must be true or false, found the text 'yes'",
+        "4:56: Unknown strategy 'cheepest', did you mean 'cheapest'?",
+    ),
+    "impossible rates": (
+        """\
+models:
+  gpt:
+    provider: openai
+    model: m
+    prefill: 1
+    rates: {rpm: 5, tokens_per_minute: 0, concurrency: 1.5}
+""",
+        "5:14: models.gpt.prefill must be true or false, found 1",
+        "6:13: Unknown key 'rpm' in models.gpt.rates, did you mean 'requests_per_minute'?",
+        "6:40: models.gpt.rates.tokens_per_minute must be greater than 0, found 0",
+        "6:56: models.gpt.rates.concurrency must be a whole number, found 1.5",
+    ),
+    "a limit with nothing behind it": (
+        BASE
+        + """\
+budgets:
+  per_run:
+    money_usd:
+  windows: [{scope: key, every: day, name: , calls: }]
+""",
+        "6:5: budgets.per_run.money_usd is empty; give a value, or remove the line",
+        "7:38: budgets.windows[0].name is empty; give a value, or remove the line",
+        "7:46: budgets.windows[0].calls is empty; give a value, or remove the line",
+    ),
     "a folder that is not there": (
         BASE + "patterns_dir: nowhere\n",
         "4:15: patterns_dir 'nowhere' is no folder; create it or correct the path",
@@ -631,8 +955,8 @@ panels:
     "a folder from the environment": (
         BASE + "patterns_dir: ${HOME}/p\n",
         (
-            "4:15: patterns_dir is not read from the environment; only api_key and api_base "
-            "are, so write the value itself"
+            "4:15: patterns_dir is not read from the environment; only api_key, api_base "
+            "and ledger.url are, so write the value itself"
         ),
     ),
     "a model twice": (
@@ -710,7 +1034,7 @@ models:
         (
             "2:40: Unknown key (not shown) in models.(not shown); known here: provider, "
             "model, api_key, api_base, weight, price, context_tokens, max_tokens, media_urls,"
-            " done_without_finish"
+            " done_without_finish, rates, prefill"
         ),
     ),
 }
@@ -791,6 +1115,8 @@ WHOLE: dict[str, Any] = {
             "max_tokens": 1000,
             "media_urls": "refuse",
             "done_without_finish": "broken",
+            "rates": {"requests_per_minute": 60, "tokens_per_minute": 90000, "concurrency": 8},
+            "prefill": True,
         },
         "local": {
             "provider": "custom",
@@ -799,7 +1125,9 @@ WHOLE: dict[str, Any] = {
             "price": "free",
         },
     },
-    "routes": {"fast": {"models": ["local"], "fallback": ["gpt"], "strategy": "priority"}},
+    "routes": {
+        "fast": {"models": ["local"], "fallback": ["gpt"], "strategy": "fastest", "hedge": True}
+    },
     "panels": {
         "both": {
             "members": ["gpt", "local"],
@@ -810,7 +1138,42 @@ WHOLE: dict[str, Any] = {
             "grace_s": 0,
         }
     },
+    "budgets": {
+        "per_run": {"money_usd": 0.5, "tokens": 200000, "calls": 40, "time_s": 600},
+        "windows": [
+            {"scope": "key", "every": "day", "money_usd": 20},
+            {"scope": "deployment", "every": "hour", "name": "gpt", "calls": 100},
+        ],
+        "shrink": ["max_tokens", "members"],
+        "max_tokens": 4000,
+        "min_tokens": 200,
+        "margin": 1.2,
+    },
     "timeouts": {"connect_s": 1, "first_content_s": 2, "gap_s": 3, "total_s": 4, "run_s": 5.5},
+    "retry": {
+        "attempts": 4,
+        "budget_ratio": 0.3,
+        "fallback_ratio": 0.4,
+        "burst": 12,
+        "base_s": 0.25,
+        "cap_s": 6,
+        "hedge_ratio": 0.06,
+        "hedge_min_s": 0.15,
+    },
+    "breaker": {
+        "failures": 7,
+        "open_s": 31,
+        "ratio": 0.45,
+        "calls": 21,
+        "window_s": 61,
+        "probe_s": 62,
+    },
+    "cache": {"ttl_s": 1800, "size_mb": 512, "folder": "kept"},
+    "ledger": {
+        "url": "postgresql://me:${PASSWORD}@db.example/ledger",
+        "hold_s": 901,
+        "keep_days": 401,
+    },
     "patterns_dir": None,
 }
 
@@ -836,7 +1199,7 @@ def changed(path: tuple[str | int, ...], change: Any) -> Any:
 
 def test_a_secret_in_the_wrong_place_is_not_repeated() -> None:
     """Whatever value or key it was pasted over, no message repeats it."""
-    secrets = itertools.cycle(SECRETS.values())  # 8 of them and 47 places: all soon meet all kinds
+    secrets = itertools.cycle(SECRETS.values())  # 8, and 100 places: all soon meet all kinds
 
     def as_value(container: Any, key: Any) -> None:
         container[key] = next(secrets)
@@ -853,7 +1216,7 @@ def test_a_secret_in_the_wrong_place_is_not_repeated() -> None:
                 refused += 1
                 assert_no_secret(error)
 
-    assert refused > 60
+    assert refused > 150
 
 
 # What is accepted.
@@ -871,11 +1234,49 @@ def test_a_whole_configuration_is_read_as_it_is_written() -> None:
         input_usd=Decimal("0.25"), output_usd=Decimal(2), cached_input_usd=Decimal("0.025")
     )
     assert config.models["local"].price == "free"
-    assert config.routes == {"fast": RouteConfig(models=("local",), fallback=("gpt",))}
+    assert gpt.rates == RatesConfig(requests_per_minute=60, tokens_per_minute=90000, concurrency=8)
+    assert gpt.prefill
+    assert config.routes == {
+        "fast": RouteConfig(models=("local",), fallback=("gpt",), strategy="fastest", hedge=True)
+    }
     assert config.panels["both"].members == ("gpt", "local")
     assert config.panels["both"].grace_s == 0
     assert config.timeouts.run_s == 5.5
     assert config.timeouts.limits().gap_s == 3
+    assert config.budgets.per_run.caps() == Caps(
+        money_nanousd=500_000_000, tokens=200_000, calls=40, time_ms=600_000
+    )
+    day, hour = config.budgets.windows
+    assert (day.scope, day.every, day.name) == ("key", "day", None)
+    assert day.caps() == Caps(money_nanousd=20 * 10**9)
+    assert (hour.scope, hour.every, hour.name) == ("deployment", "hour", "gpt")
+    assert config.budgets.shrink == ("max_tokens", "members")
+    assert (config.retry.attempts, config.retry.cap_s) == (4, 6)
+    assert (config.breaker.failures, config.breaker.ratio) == (7, 0.45)
+    assert config.cache is not None
+    assert config.cache.size_mb == 512
+    assert config.ledger is not None
+    assert config.ledger.keep_days == 401
+
+
+def test_a_run_is_bounded_in_what_it_may_say_of_itself() -> None:
+    """Names that end up in the ledger have an end; so have amounts."""
+    run = RequestConfig(prompt="hi", tenant="team", tags=("a", "b"), max_cost_usd=Decimal("0.05"))
+    assert (run.tenant, run.tags, run.cache) == ("team", ("a", "b"), "use")
+
+    for wrong in (
+        {"tenant": "x" * 257},
+        {"tags": ("x" * 65,)},
+        {"tags": ("",)},
+        {"tags": tuple("abcdefghijklmnopq")},
+        {"max_cost_usd": 0},
+        {"max_cost_usd": math.nan},
+        {"max_run_tokens": 0},
+        {"max_calls": 1.5},
+        {"cache": "maybe"},
+    ):
+        with pytest.raises(ValidationError):
+            RequestConfig.model_validate({"prompt": "hi", **wrong})
 
 
 def test_what_is_not_written_has_the_default_of_python() -> None:
@@ -951,6 +1352,124 @@ def test_a_folder_that_is_none_is_named(tmp_path: Path, folder: str) -> None:
         load_config(path)
 
 
+def test_answers_are_kept_where_the_file_says(tmp_path: Path, orchestrator_home: Path) -> None:
+    """`cache.folder` is relative to the file and need not be there; else the state folder is."""
+    path = tmp_path / "c.yaml"
+    path.write_text(BASE + "cache: {folder: mine/answers}\n")
+    assert cache_folder(load_config(path)) == tmp_path / "mine" / "answers"
+
+    path.write_text(BASE + "cache: {folder: ~/answers}\n")
+    assert cache_folder(load_config(path)) == Path.home() / "answers"
+
+    for text in (BASE, BASE + "cache: {}\n"):
+        path.write_text(text)
+        assert cache_folder(load_config(path)) == orchestrator_home / "cache"
+
+    assert runs_folder() == orchestrator_home / "runs"
+
+
+def test_a_file_is_no_folder_for_answers(tmp_path: Path) -> None:
+    """What is in the way of the folder is named before anything is asked."""
+    path = tmp_path / "c.yaml"
+    path.write_text(BASE + "cache: {folder: c.yaml}\n")
+
+    with pytest.raises(ConfigError, match=r":4:17: cache.folder 'c.yaml' is no folder; correct"):
+        load_config(path)
+
+
+def ledger_of(url: str, folder: Path) -> str:
+    """Where the ledger is, for a file in a folder that says this."""
+    path = folder / "c.yaml"
+    path.write_text(f"{BASE}ledger: {{url: '{url}'}}\n")
+    return ledger_url(load_config(path))
+
+
+@pytest.mark.parametrize(
+    ("written", "meant"),
+    [
+        ("sqlite:///ledger.db", "sqlite:///{folder}/ledger.db"),
+        ("sqlite:///a b/ledger.db?mode=rwc", "sqlite:///{folder}/a b/ledger.db?mode=rwc"),
+        ("sqlite:////var/ledger.db", "sqlite:////var/ledger.db"),
+        ("sqlite:///~/ledger.db", "sqlite:///{home}/ledger.db"),
+        ("sqlite:///~nobody-of-this-name/x.db", "sqlite:///{folder}/~nobody-of-this-name/x.db"),
+        ("sqlite:///${PLACE}/ledger.db", "sqlite:////srv/ledger.db"),
+        ("sqlite:///${NAME_OF_MINE}.db", None),
+        ("sqlite:///books/${NAME_OF_MINE}.db", "sqlite:///{folder}/books/team.db"),
+        ("sqlite://", "sqlite://"),
+        ("sqlite:///:memory:", "sqlite:///:memory:"),
+        ("postgresql://me@db/ledger", "postgresql+psycopg://me@db/ledger"),
+        ("postgres:///ledger", "postgresql+psycopg:///ledger"),
+        ("postgresql+psycopg://db", "postgresql+psycopg://db"),
+        ("postgresql://me:${WORD}@db/x", "postgresql+psycopg://me:p%40ss%2Fw%3Ard@db/x"),
+        ("${ADDRESS}", "postgresql+psycopg://me:secret@db/x"),
+    ],
+)
+def test_the_ledger_is_where_the_file_says(
+    written: str, meant: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Files are relative to the configuration, variables are read late, passwords escaped."""
+    monkeypatch.setenv("PLACE", "/srv")
+    monkeypatch.setenv("NAME_OF_MINE", "team")
+    monkeypatch.setenv("WORD", "p@ss/w:rd")
+    monkeypatch.setenv("ADDRESS", "postgres://me:secret@db/x")
+    folder = tmp_path.resolve()
+
+    if meant is None:
+        with pytest.raises(ConfigError, match=r"^ledger.url needs an absolute path where a var"):
+            ledger_of(written, tmp_path)
+    else:
+        assert ledger_of(written, tmp_path) == meant.format(folder=folder, home=Path.home())
+
+
+@pytest.mark.parametrize(
+    ("address", "message"),
+    [
+        (None, "ledger.url: environment variable ADDRESS is not set"),
+        ("mysql://me:hunter2hunter2@db/x", "ledger.url names a database that is not supported"),
+        ("hunter2hunter2", "ledger.url must be the address of a database"),
+    ],
+)
+def test_a_variable_that_holds_no_ledger_is_told_of_without_its_value(
+    address: str | None, message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is read when the ledger is opened, and a password in it is not repeated."""
+    if address is None:
+        monkeypatch.delenv("ADDRESS", raising=False)
+    else:
+        monkeypatch.setenv("ADDRESS", address)
+
+    with pytest.raises(ConfigError) as caught:
+        ledger_of("${ADDRESS}", tmp_path)
+
+    assert caught.value.problems[0].startswith(message)
+    assert "hunter2" not in "".join(traceback.format_exception(caught.value))
+
+
+def test_without_a_ledger_spending_is_counted_in_memory(orchestrator_home: Path) -> None:
+    """A library leaves nothing behind; programs ask for the ledger in the state folder."""
+    config = parse_config(BASE)
+
+    kept = with_state(config)
+
+    assert ledger_url(config) == "sqlite://"
+    assert ledger_url(kept) == f"sqlite:///{orchestrator_home}/ledger.db"
+    assert kept.cache is None
+    assert with_state(kept) is kept
+    assert config_hash(kept) == config_hash(config)
+
+
+def test_a_password_of_the_ledger_is_never_shown() -> None:
+    """Neither printed nor dumped nor told of, and the file is the wrong place for it."""
+    config = parse_config(BASE + "ledger: {url: 'postgresql://me:hunter2hunter2@db/x'}\n")
+
+    shown = [repr(config), config.model_dump_json(), str(config), *warnings(config)]
+
+    assert "hunter2" not in "".join(shown)
+    assert warnings(config) == [
+        "ledger.url has a password in it; write ${NAME} and set the variable"
+    ]
+
+
 SHIPPED = sorted(
     path for path in packaged_configs().rglob("*.yaml") if path.parent.name != "patterns"
 )
@@ -1011,11 +1530,67 @@ def test_the_default_configuration_asks_a_council_of_five_companies() -> None:
                 " lower total_s or raise run_s"
             ],
         ),
+        (
+            BASE + "timeouts: {total_s: 1000, run_s: 2000}\n",
+            [
+                "ledger.hold_s is shorter than timeouts.total_s: a slow call is taken for lost"  # noqa: ISC004
+                " and counted in full while it still runs; raise hold_s"
+            ],
+        ),
+        (
+            BASE + "routes: {r: {models: [gpt], hedge: true}}\nretry: {hedge_ratio: 0}\n",
+            [
+                "routes.r.hedge needs a second model; add one, or remove hedge",
+                "routes.r.hedge never happens, because retry.hedge_ratio is 0; raise it",
+            ],
+        ),
+        (
+            BASE + "panels: {p: {members: [gpt, claude]}}\nbudgets: {per_run: {calls: 1}}\n",
+            [
+                "panels.p wants 2 answers, but budgets.per_run.calls is 1;"  # noqa: ISC004
+                " raise it, or lower the panel's quorum"
+            ],
+        ),
+        (BASE + "ledger: {url: 'postgresql://me:${WORD}@db/x'}\n", []),
+        (BASE + "ledger: {url: sqlite:///x.db}\nbudgets: {per_run: {calls: 1}}\n", []),
     ],
 )
 def test_what_is_allowed_but_unwise_is_a_warning(text: str, expected: list[str]) -> None:
     """Warnings name the place and the better way, and hold no secret."""
     assert warnings(parse_config(text)) == expected
+
+
+@pytest.mark.parametrize(
+    ("limits", "refused"),
+    [
+        ("", []),
+        ("per_run: {calls: 5}", []),
+        ("per_run: {money_usd: 1}", ["mine", "yours"]),
+        ("windows: [{scope: key, every: day, money_usd: 1}]", ["mine", "yours"]),
+        ("windows: [{scope: deployment, every: day, money_usd: 1}]", ["mine", "yours"]),
+        ("windows: [{scope: deployment, name: mine, every: day, money_usd: 1}]", ["mine"]),
+        ("windows: [{scope: global, every: day, calls: 1}]", []),
+    ],
+)
+def test_a_price_that_nobody_knows_is_told_of_where_money_is_limited(
+    limits: str, refused: list[str]
+) -> None:
+    """With both ways out; a free model, one with a price and a listed one are none of these."""
+    models = "".join(
+        f"  {name}: {{provider: custom, model: m, api_base: 'http://h/v1'{price}}}\n"
+        for name, price in (
+            ("mine", ""),
+            ("yours", ""),
+            ("free", ", price: free"),
+            ("priced", ", price: {input_usd: 1, output_usd: 2}"),
+        )
+    )
+
+    assert warnings(parse_config(f"{BASE}{models}budgets: {{{limits}}}\n")) == [
+        f"models.{name} has no known price, and while money is limited its calls are refused;"
+        " write price: {input_usd: ..., output_usd: ...}, or price: free"
+        for name in refused
+    ]
 
 
 # The hash.
@@ -1057,6 +1632,30 @@ def test_the_hash_knows_no_secret() -> None:
     assert hash_with("    api_base: https://h/v1\n") != hash_with("    api_base: https://h/v2\n")
 
 
+@pytest.mark.parametrize(
+    "section",
+    [
+        "ledger: {url: 'postgresql://me:hunter2@db/x'}\n",
+        "ledger: {keep_days: 3}\n",
+        "patterns_dir: .\n",
+    ],
+)
+def test_the_hash_does_not_tell_where_things_are_kept(section: str) -> None:
+    """The same run is the same run whoever counts it, and no password can be tried out."""
+    assert config_hash(parse_config(BASE + section)) == config_hash(parse_config(BASE))
+
+
+def test_the_hash_does_not_tell_where_answers_are_kept() -> None:
+    """That they are kept, and for how long, may change what is answered; the place does not."""
+    without, first, second, longer = (
+        config_hash(parse_config(BASE + section))
+        for section in ("", "cache: {folder: a}\n", "cache: {folder: b}\n", "cache: {ttl_s: 9}\n")
+    )
+
+    assert first == second
+    assert len({without, first, longer}) == 3
+
+
 def test_an_impossible_address_does_not_stop_the_hash() -> None:
     """A configuration made in Python is not checked like a file, and still has a hash."""
     model = ModelConfig(provider=LLMProvider.OPENAI, model="m", api_base="http://[::1")
@@ -1076,9 +1675,12 @@ def test_the_hash_tells_every_difference_that_counts() -> None:
     def raise_it(container: Any, key: Any) -> None:
         container[key] += 1
 
-    keys = {"weight", "quorum", "run_s", "input_usd"}
+    keys = {
+        *("weight", "quorum", "run_s", "input_usd", "concurrency", "tokens", "margin"),
+        *("attempts", "cap_s", "failures", "ttl_s"),
+    }
     numbers = [path for path in paths(WHOLE) if path[-1] in keys]
-    assert len(numbers) == 4
+    assert len(numbers) == len(keys)
     for path in numbers:
         other = parse_config(json.dumps(changed(path, raise_it)), patterns=PATTERNS)
         assert config_hash(other) != config
@@ -1129,9 +1731,9 @@ def test_the_schema_accepts_what_the_models_accept(config: Any) -> None:
 
 
 def prices(config: Any) -> Iterator[Any]:
-    """Every single figure of a price."""
+    """Every single amount of money."""
     for path in paths(config):
-        if path[-1] in {"input_usd", "output_usd", "cached_input_usd"}:
+        if str(path[-1]).endswith("_usd"):
             value = config
             for step in path:
                 value = value[step]
@@ -1144,7 +1746,7 @@ def test_the_schema_is_one_and_explains_every_key() -> None:
     jsonschema.Draft202012Validator.check_schema(schema)
 
     objects = [schema, *(part for part in schema["$defs"].values() if "properties" in part)]
-    assert len(objects) == 6
+    assert len(objects) == 14
     for part in objects:
         assert part["additionalProperties"] is False
         assert all(key["description"] for key in part["properties"].values())
@@ -1284,7 +1886,7 @@ def test_absurd_numbers_are_refused_everywhere(number: str) -> None:
     """No clock, weight, price or count can be infinite, negative or no number at all."""
     text = json.dumps(WHOLE, indent=1)
     figures = re.findall(r'(?m)^ +"\w+": [\d.]+,?$', text)
-    assert len(figures) == 13
+    assert len(set(figures)) == len(figures) == 43
 
     for line in figures:
         absurd = re.sub(r"[\d.]+(,?)$", rf"{number}\1", line)
