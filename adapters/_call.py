@@ -7,7 +7,7 @@ from typing import Any
 
 from adapters._formats import Json, WireFormat
 from adapters.errors import About, ProviderError
-from adapters.types import Limits
+from adapters.types import Limits, Usage
 
 
 @dataclass(slots=True, kw_only=True)
@@ -25,12 +25,17 @@ class Call:
     failure: ProviderError | None = None  # the first; it is what our caller will see
     finish: str | None = None  # the provider's own finish reason
     model: str | None = None
-    usage_seen: bool = False
+    said_usage: Json | None = None  # what it said of its tokens, in its own words
     ended: bool = False  # the stream came to an orderly end
     body: Json | None = None  # of a plain answer
     events: list[Json] | None = None  # collected only for an adapter that reads them itself
     lines: AsyncIterable[bytes] | None = field(default=None, repr=False)  # of a stream, checked
     response: Any = field(default=None, repr=False)
+
+    @property
+    def usage(self) -> Usage | None:
+        """The tokens that the provider reported so far; None when it reported none."""
+        return None if self.said_usage is None else self.format.usage(self.said_usage)
 
     async def aclose(self) -> None:
         """Close the provider's connection, if it is still open."""

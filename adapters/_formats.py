@@ -8,6 +8,9 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
+from adapters._usage import anthropic_usage, cohere_usage, google_usage, openai_usage
+from adapters.types import Usage
+
 Json = dict[str, Any]
 
 TOKENS_MAX = 100_000_000  # no context window comes near; a larger figure is nonsense
@@ -32,6 +35,7 @@ class WireFormat:
     finish: Callable[[Json], str | None]  # the provider's own finish reason, when this says one
     error: Callable[[Json], WireError | None]
     usage_holder: Callable[[Json], tuple[Json, str] | None]  # (object, key) where usage stands
+    usage: Callable[[Json], Usage]  # what stands there
     model: Callable[[Json], str | None]
     is_last: Callable[[Json], bool] = lambda event: False  # nothing follows this event
     has_answer: Callable[[Json], bool]  # a plain body holds at least one candidate answer
@@ -117,7 +121,7 @@ def _openai_finish(body: Json) -> str | None:
     return next((str(c["finish_reason"]) for c in _choices(body) if c.get("finish_reason")), None)
 
 
-def _openai_usage(body: Json) -> tuple[Json, str] | None:
+def _openai_usage_holder(body: Json) -> tuple[Json, str] | None:
     if body.get("usage") is not None:
         return body, "usage"
     groq = body.get("x_groq")  # Groq's streams, unless asked for usage in OpenAI's way
@@ -168,7 +172,7 @@ def _anthropic_finish(body: Json) -> str | None:
     return str(reason) if reason else None
 
 
-def _anthropic_usage(body: Json) -> tuple[Json, str] | None:
+def _anthropic_usage_holder(body: Json) -> tuple[Json, str] | None:
     message = body.get("message")
     place = message if isinstance(message, dict) else body
     return (place, "usage") if place.get("usage") is not None else None
@@ -197,7 +201,7 @@ def _google_finish(body: Json) -> str | None:
     return next(reasons, None) or _blocked(body)
 
 
-def _google_usage(body: Json) -> tuple[Json, str] | None:
+def _google_usage_holder(body: Json) -> tuple[Json, str] | None:
     return (body, "usageMetadata") if body.get("usageMetadata") is not None else None
 
 
@@ -225,7 +229,7 @@ def _cohere_error(body: Json) -> WireError | None:
     return None
 
 
-def _cohere_usage(body: Json) -> tuple[Json, str] | None:
+def _cohere_usage_holder(body: Json) -> tuple[Json, str] | None:
     delta = body.get("delta")
     place = delta if isinstance(delta, dict) else body
     return (place, "usage") if place.get("usage") is not None else None
@@ -235,7 +239,8 @@ OPENAI = WireFormat(
     name="openai",
     finish=_openai_finish,
     error=read_error,
-    usage_holder=_openai_usage,
+    usage_holder=_openai_usage_holder,
+    usage=openai_usage,
     model=_own_model,
     has_answer=lambda body: any("message" in choice for choice in _choices(body)),
     fault=_content_fault,
@@ -245,7 +250,8 @@ ANTHROPIC = WireFormat(
     name="anthropic",
     finish=_anthropic_finish,
     error=read_error,
-    usage_holder=_anthropic_usage,
+    usage_holder=_anthropic_usage_holder,
+    usage=anthropic_usage,
     model=_anthropic_model,
     is_last=lambda event: event.get("type") == "message_stop",
     has_answer=lambda body: isinstance(body.get("content"), list),
@@ -255,7 +261,8 @@ GOOGLE = WireFormat(
     name="google",
     finish=_google_finish,
     error=read_error,
-    usage_holder=_google_usage,
+    usage_holder=_google_usage_holder,
+    usage=google_usage,
     model=_google_model,
     has_answer=lambda body: any(_candidates(body)) or _blocked(body) is not None,
     usage_key="usageMetadata",
@@ -265,7 +272,8 @@ COHERE = WireFormat(
     name="cohere",
     finish=_cohere_finish,
     error=_cohere_error,
-    usage_holder=_cohere_usage,
+    usage_holder=_cohere_usage_holder,
+    usage=cohere_usage,
     model=lambda body: None,  # Cohere does not say which model answered
     is_last=lambda event: event.get("type") == "message-end",
     has_answer=lambda body: isinstance(body.get("message"), dict),

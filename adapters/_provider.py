@@ -32,7 +32,6 @@ from adapters.types import (
     FinishReason,
     Limits,
     ToolCall,
-    Usage,
 )
 
 _OPENAI_TRANSLATED = frozenset(("tools", "tool_choice", "response_format", "max_tokens"))
@@ -87,10 +86,9 @@ class LiteLLMAdapter(BaseAdapter):
                 try:
                     read = self.read_answer(response, call.body or {})
                     text, reasoning, tool_calls = whole(read[0]), whole(read[1]), read[2]
-                    usage = _read.read_usage(self.read_usage(response, call.body or {}))
                 except Exception as error:  # noqa: BLE001 - whatever stands where text belongs
                     raise _litellm.explain(call, error, fields) from None
-                return self._checked(call, request, text, reasoning, tool_calls, usage)
+                return self._checked(call, request, text, reasoning, tool_calls)
 
     async def stream(
         self, request: CompletionRequest, *, limits: Limits = Limits()
@@ -122,9 +120,7 @@ class LiteLLMAdapter(BaseAdapter):
                         if call.ended and not fold.has_content:
                             self._fail_empty()
                         raise
-                answer = self._checked(
-                    call, request, fold.text, fold.reasoning, fold.tool_calls, fold.usage
-                )
+                answer = self._checked(call, request, fold.text, fold.reasoning, fold.tool_calls)
                 yield Chunk(
                     finish_reason=answer.finish_reason, usage=answer.usage, model=answer.model
                 )
@@ -140,10 +136,6 @@ class LiteLLMAdapter(BaseAdapter):
     ) -> tuple[str, str, tuple[ToolCall, ...]]:
         """Text, reasoning and tool calls of a plain answer: litellm's reading of it."""
         return _read.read_message(response)
-
-    def read_usage(self, response: Any, body: Mapping[str, Any]) -> Any:
-        """The usage object of a plain answer."""
-        return getattr(response, "usage", None)
 
     def reader(self) -> _read.Reader:
         """What turns the pieces of one stream into chunks: litellm's, or the provider's events."""
@@ -284,7 +276,6 @@ class LiteLLMAdapter(BaseAdapter):
         text: str,
         reasoning: str,
         tool_calls: tuple[ToolCall, ...],
-        usage: Usage | None,
     ) -> Completion:
         """The completion, if it is one: whole, not empty, tool calls readable, usage believable."""
         finish = self._finish(call, text, tool_calls)
@@ -306,9 +297,7 @@ class LiteLLMAdapter(BaseAdapter):
             tool_calls=tool_calls,
             finish_reason=finish,
             model=call.model or self.config.model,
-            usage=_read.believable(
-                usage if call.usage_seen else None, written=written, count=count
-            ),
+            usage=_read.believable(call.usage, written=written, count=count),
         )
 
     def _check_calls(self, tool_calls: tuple[ToolCall, ...]) -> None:

@@ -69,19 +69,6 @@ def finish_reason(said: str, *, has_tool_calls: bool, has_text: bool) -> FinishR
     return known
 
 
-def read_usage(usage: Any) -> Usage:
-    """Token counts from litellm's or openai's usage object."""
-    prompt, completion = _count(usage, "prompt_tokens"), _count(usage, "completion_tokens")
-    cached = _count(_get(usage, "prompt_tokens_details"), "cached_tokens")
-    reasoning = _count(_get(usage, "completion_tokens_details"), "reasoning_tokens")
-    return Usage(
-        prompt_tokens=prompt,
-        completion_tokens=completion,
-        cached_tokens=cached or _count(usage, "prompt_cache_hit_tokens"),
-        reasoning_tokens=reasoning,
-    )
-
-
 def believable(usage: Usage | None, *, written: str, count: Callable[[], tuple[int, int]]) -> Usage:
     """The provider's usage, or an estimate where it sent none or none that can be true.
 
@@ -92,31 +79,32 @@ def believable(usage: Usage | None, *, written: str, count: Callable[[], tuple[i
     """
     known = usage or Usage()
     least = max(0, len(written.encode("utf-8", "replace")) - SLACK_BYTES) // TOKEN_BYTES_MAX
-    if known.prompt_tokens and known.completion_tokens >= max(least, 1 if written else 0):
-        return replace(known, cached_tokens=min(known.cached_tokens, known.prompt_tokens))
-    prompt, completion = count()
-    return Usage(
-        prompt_tokens=known.prompt_tokens or prompt,
-        completion_tokens=max(known.completion_tokens, completion),
-        cached_tokens=min(known.cached_tokens, known.prompt_tokens or prompt),
-        reasoning_tokens=known.reasoning_tokens,
-        estimated=True,
-    )
+    least = max(least, 1 if written else 0)
+    if known.billed_completion_tokens is not None and known.billed_completion_tokens < least:
+        known = replace(known, billed_prompt_tokens=None, billed_completion_tokens=None)
+    if not known.prompt_tokens or known.completion_tokens < least:
+        prompt, completion = count()
+        known = replace(
+            known,
+            prompt_tokens=known.prompt_tokens or prompt,
+            completion_tokens=max(known.completion_tokens, completion),
+            estimated=True,
+        )
+    cached = min(known.cached_tokens, known.prompt_tokens)
+    written_tokens = min(known.cache_write_tokens, known.prompt_tokens - cached)
+    return replace(known, cached_tokens=cached, cache_write_tokens=written_tokens)
 
 
 def read_chunk(chunk: Any) -> Chunk:
-    """One piece of a stream: text, reasoning, tool calls, usage. The finish comes from the wire."""
-    usage = _get(chunk, "usage") or _get(_get(chunk, "x_groq"), "usage")
-    found = read_usage(usage) if usage is not None else None
+    """One piece of a stream: text, reasoning, tool calls. The rest is read from the wire."""
     choice = next(iter(_get(chunk, "choices") or ()), None)
     delta = _get(choice, "delta")
     if delta is None:
-        return Chunk(text=_get(chunk, "text") or "", usage=found)
+        return Chunk(text=_get(chunk, "text") or "")
     return Chunk(
         text=_written(delta),
         reasoning=_reasoning(delta),
         tool_calls=tuple(_deltas(_get(delta, "tool_calls") or ())),
-        usage=found,
     )
 
 
@@ -273,12 +261,6 @@ def _reasoning(place: Any) -> str:
             return found
     content = _get(place, "content")
     return split_parts(content)[1] if isinstance(content, list) else ""
-
-
-def _count(place: Any, name: str) -> int:
-    value = _get(place, name)
-    is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
-    return int(value) if is_number and value > 0 else 0
 
 
 def _get(place: Any, name: str) -> Any:

@@ -216,7 +216,7 @@ async def _read_plain(
     call.body = body
     call.finish = call.format.finish(body)
     changed = _note(call, body)
-    if not call.usage_seen and call.format.empty_usage is not None:  # litellm cannot do without
+    if call.said_usage is None and call.format.empty_usage is not None:  # litellm cannot do without
         body[call.format.usage_key] = call.format.empty_usage
         changed = True
     changed = call.format.mend(body) or changed
@@ -268,7 +268,7 @@ def _note(call: Call, answer: Json) -> bool:
         return False
     place, key = holder
     if is_plausible(place[key]):
-        call.usage_seen = True
+        call.said_usage = {**(call.said_usage or {}), **place[key]}  # Anthropic says it in parts
         return False
     place[key] = call.format.empty_usage
     return True

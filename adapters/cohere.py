@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 
 from adapters import _formats
 from adapters._provider import LiteLLMAdapter
-from adapters._read import Reader, as_arguments, as_id, as_text, read_usage
+from adapters._read import Reader, as_arguments, as_id, as_text
 from adapters.types import Chunk, ToolCall, ToolCallDelta
 
 
@@ -48,9 +48,6 @@ class CohereAdapter(LiteLLMAdapter):
             for position, call in enumerate(message.get("tool_calls") or ())
         )
         return _joined(parts, "text"), _joined(parts, "thinking"), calls
-
-    def read_usage(self, response: Any, body: Mapping[str, Any]) -> Any:
-        return _usage_fields(body.get("usage"))
 
     def reader(self) -> Reader:
         return _Reader()
@@ -104,9 +101,6 @@ def _read_event(event: Mapping[str, Any]) -> Chunk:
                     _read_call(int(event.get("index") or 0), message.get("tool_calls") or {}),
                 )
             )
-        case "message-end":
-            found = _usage_fields(delta.get("usage"))
-            return Chunk(usage=read_usage(found) if found else None)
     return Chunk()
 
 
@@ -122,15 +116,3 @@ def _read_call(index: int, call: Mapping[str, Any]) -> ToolCallDelta:
 
 def _joined(parts: Any, kind: str) -> str:
     return "".join(as_text(part.get(kind)) for part in parts if part.get("type") == kind)
-
-
-def _usage_fields(usage: Any) -> dict[str, Any] | None:
-    """Cohere counts tokens and bills fewer units; tokens are what the other providers report."""
-    if not isinstance(usage, Mapping):
-        return None
-    counted = usage.get("tokens") or usage.get("billed_units") or {}
-    return {
-        "prompt_tokens": int(counted.get("input_tokens") or 0),
-        "completion_tokens": int(counted.get("output_tokens") or 0),
-        "prompt_tokens_details": {"cached_tokens": int(usage.get("cached_tokens") or 0)},
-    }

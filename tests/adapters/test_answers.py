@@ -160,7 +160,7 @@ async def again(pieces: list[Chunk]) -> AsyncIterator[Chunk]:
 
 @pytest.mark.parametrize("way", ["plain", "streamed"])
 async def test_coheres_thinking_and_cached_tokens_are_kept(way: str) -> None:
-    """litellm loses both; billed units are not tokens."""
+    """litellm loses both; billed units are not tokens, and are what is charged."""
     usage = {
         "billed_units": {"input_tokens": 2, "output_tokens": 1},
         "tokens": {"input_tokens": 12, "output_tokens": 5},
@@ -179,7 +179,13 @@ async def test_coheres_thinking_and_cached_tokens_are_kept(way: str) -> None:
         completion = await collect(wired.adapter.stream(ASK))
 
     assert (completion.text, completion.reasoning) == ("The Nile.", "Long river...")
-    assert completion.usage == Usage(prompt_tokens=12, completion_tokens=5, cached_tokens=4)
+    assert completion.usage == Usage(
+        prompt_tokens=12,
+        completion_tokens=5,
+        cached_tokens=4,
+        billed_prompt_tokens=2,
+        billed_completion_tokens=1,
+    )
 
 
 @pytest.mark.parametrize("provider", PROVIDERS)

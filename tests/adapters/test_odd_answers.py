@@ -90,7 +90,7 @@ def check_types(completion: Completion) -> None:
         assert call.id
         assert call.name
         assert isinstance(json.loads(call.arguments or "{}"), dict)
-    *counts, _ = astuple(completion.usage)
+    counts = [count for count in astuple(completion.usage)[:-1] if count is not None]
     assert all(type(count) is int and count >= 0 for count in counts)
 
 

@@ -20,7 +20,6 @@ from adapters._read import (
     is_json_object,
     read_chunk,
     read_message,
-    read_usage,
 )
 from tests.adapters.wires import as_json
 
@@ -108,39 +107,6 @@ def test_tool_calls_are_why_it_stopped(
     assert finish_reason(said, has_tool_calls=has_tool_calls, has_text=has_text) == expected
 
 
-USAGE: dict[str, Any] = {
-    "prompt_tokens": 12,
-    "completion_tokens": 5,
-    "prompt_tokens_details": {"cached_tokens": 4},
-    "completion_tokens_details": {"reasoning_tokens": 3},
-}
-
-
-@pytest.mark.parametrize("shape", [dict, as_object])
-def test_usage_is_read_from_objects_and_from_mappings(shape: Any) -> None:
-    """litellm's are objects, the providers' own are not."""
-    expected = Usage(prompt_tokens=12, completion_tokens=5, cached_tokens=4, reasoning_tokens=3)
-
-    assert read_usage(shape(USAGE)) == expected
-
-
-@pytest.mark.parametrize(
-    ("usage", "expected"),
-    [
-        (None, Usage()),
-        ({}, Usage()),
-        ({"prompt_tokens": None}, Usage()),
-        ({"prompt_tokens": -1, "completion_tokens": "5"}, Usage()),
-        ({"prompt_tokens": 1.9, "completion_tokens": True}, Usage(prompt_tokens=1)),
-        ({"prompt_tokens_details": None}, Usage()),
-        ({"prompt_cache_hit_tokens": 7}, Usage(cached_tokens=7)),  # DeepSeek
-    ],
-)
-def test_what_is_no_count_is_none(usage: Any, expected: Usage) -> None:
-    """A flag is not one token, a string is not a number."""
-    assert read_usage(usage) == expected
-
-
 def never() -> tuple[int, int]:
     raise AssertionError("nothing needs to be counted")
 
@@ -165,6 +131,34 @@ def test_more_cached_than_asked_is_clamped() -> None:
 
     assert believable(usage, written="x", count=never).cached_tokens == 12
     assert believable(Usage(cached_tokens=99), written="x", count=lambda: (3, 1)).cached_tokens == 3
+
+
+def test_more_written_to_the_cache_than_was_not_read_from_it_is_clamped() -> None:
+    """Each token of the prompt is billed once."""
+    usage = Usage(prompt_tokens=12, completion_tokens=5, cached_tokens=8, cache_write_tokens=99)
+
+    found = believable(usage, written="x", count=never)
+
+    assert (found.cached_tokens, found.cache_write_tokens) == (8, 4)
+
+
+@pytest.mark.parametrize(("billed", "expected"), [(35, 35), (5, None), (0, None)])
+def test_a_bill_for_less_than_was_written_is_not_believed(
+    billed: int, expected: int | None
+) -> None:
+    """What was counted is charged then."""
+    usage = Usage(
+        prompt_tokens=500,
+        completion_tokens=90,
+        billed_prompt_tokens=12,
+        billed_completion_tokens=billed,
+    )
+
+    found = believable(usage, written="word " * 100, count=never)
+
+    assert found.billed_completion_tokens == expected
+    assert found.billed_prompt_tokens == (None if expected is None else 12)
+    assert not found.estimated
 
 
 @pytest.mark.parametrize(
@@ -193,6 +187,7 @@ def test_what_is_missing_is_counted_and_flagged(
         prompt_tokens=st.integers(0, 10**8),
         completion_tokens=st.integers(0, 10**8),
         cached_tokens=st.integers(0, 10**8),
+        cache_write_tokens=st.integers(0, 10**8),
         reasoning_tokens=st.integers(0, 10**8),
     ),
     st.text(max_size=200),
@@ -207,7 +202,7 @@ def test_what_is_believed_hangs_together(
 
     assert found.prompt_tokens == (usage.prompt_tokens or prompt)
     assert found.completion_tokens >= usage.completion_tokens
-    assert found.cached_tokens <= found.prompt_tokens
+    assert found.cached_tokens + found.cache_write_tokens <= found.prompt_tokens
     assert found.estimated or found.total_tokens == usage.total_tokens
 
 
@@ -255,8 +250,8 @@ DELTA: dict[str, Any] = {
 
 @pytest.mark.parametrize("shape", [dict, as_object])
 def test_a_chunk_is_read_from_objects_and_from_mappings(shape: Any) -> None:
-    """Text, reasoning, tool calls, usage; the finish comes from the wire."""
-    found = read_chunk(shape({"choices": [{"delta": DELTA, "finish_reason": "x"}], "usage": USAGE}))
+    """Text, reasoning, tool calls; finish and usage come from the wire."""
+    found = read_chunk(shape({"choices": [{"delta": DELTA, "finish_reason": "x"}], "usage": {}}))
 
     assert found == Chunk(
         text="The Nile",
@@ -265,7 +260,6 @@ def test_a_chunk_is_read_from_objects_and_from_mappings(shape: Any) -> None:
             ToolCallDelta(index=1, id="a", name="get_weather", arguments='{"ci'),
             ToolCallDelta(index=1, arguments='ty":1}'),
         ),
-        usage=Usage(prompt_tokens=12, completion_tokens=5, cached_tokens=4, reasoning_tokens=3),
     )
 
 
