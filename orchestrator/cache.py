@@ -1,51 +1,42 @@
 """Answer a call from disk if its like was answered before, and equal calls under way only once.
 
 A cache is a convenience. Whatever is wrong with it, the call goes to its provider: nothing here
-raises into a run, and nothing on the way to an answer waits for a disk. And it is never believed
-on its word: an answer is used only if the envelope that it lies in was sealed by us, for this very
-key. diskcache keeps, expires and evicts the rows; reading is one SELECT on a connection of our own,
-because diskcache's would be opened where it is first used, on the event loop, and may wait for a
-lock for a minute there.
+raises into a run, and no answer waits for a disk for long.
 """
 
 import asyncio
 import dataclasses
 import hashlib
-import hmac
 import json
 import logging
 import os
 import secrets
 import sqlite3
-import struct
 from asyncio import Future
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import asynccontextmanager, closing, suppress
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
-import diskcache
 import orjson
 
 from adapters.config import MissingVariable, ModelConfig, resolve_references
-from adapters.types import Chunk, Completion, CompletionRequest, ToolCall, ToolCallDelta, Usage
+from adapters.types import Chunk, Completion, CompletionRequest, ToolCallDelta
+from orchestrator.cache_files import SCHEMA, Files, is_damage, open_files, reason
 from orchestrator.clock import Clock, new_nonce
 from orchestrator.config import CacheConfig, state_dir
 from orchestrator.errors import CacheError
 
 T = TypeVar("T")
 
-SCHEMA = 1  # of keys and of envelopes; raising it makes a miss of everything that was kept before
 SECRET_BYTES = 32
 PIECE = 256  # characters of a chunk of a replayed answer
 
 OPEN_S = 2.0  # what a call waits for the cache to open, or for an answer to be written
 CLEAR_S = 600.0  # what the command that empties it waits
-LOCK_READ_S = 0.005  # on the event loop; writers do not block readers, so hardly ever
-LOCK_WRITE_S = 1.0
 PAUSE_S = 30.0  # how long it is off after a fault
 
 _log = logging.getLogger(__name__)
@@ -121,11 +112,6 @@ def _plain(value: object) -> object:
 # What is kept, and where.
 
 
-def folder_of(config: CacheConfig) -> Path:
-    """The folder of a cache."""
-    return Path(config.folder).expanduser() if config.folder else state_dir() / "cache"
-
-
 def default_secret() -> Path:
     """Where the secret lies that answers are sealed with: beside the cache, never inside it."""
     return state_dir() / "secret"
@@ -186,16 +172,6 @@ class CacheStats:
 # The cache.
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class _Files:
-    """An open cache. The store belongs to the worker thread, the reader to the event loop."""
-
-    store: Any  # diskcache.Cache
-    reader: sqlite3.Connection
-    inode: int  # of the database: another one, and it is no longer ours that is on the disk
-    secret: bytes
-
-
 # What a fork brought along. SQLite's connections must be neither used nor closed in the child, and
 # to drop the last reference would be to close them.
 _inherited: list[object] = []
@@ -232,8 +208,8 @@ class CompletionCache:
     def _begin(self) -> None:
         self._pid = os.getpid()
         self._worker = ThreadPoolExecutor(1, thread_name_prefix="cache")
-        self._files: _Files | None = None
-        self._opening: Future[_Files | Exception] | None = None
+        self._files: Files | None = None
+        self._opening: Future[Files | Exception] | None = None
         self._closing: Future[object] | None = None
         self._damaged: int | None = None  # the database that was, by its inode
         self._off_until_s = float("-inf")
@@ -246,14 +222,20 @@ class CompletionCache:
         if self._files is not None or self._is_closed or self._is_off:
             return
         if self._opening is None:
-            job = partial(
-                _open_files, self.folder, self._config, self._secret, damaged=self._damaged
-            )
-            self._opening = self._start(job)
+            self._opening = self._start(self._open_files)
             self._opening.add_done_callback(self._adopt)
         opening = self._opening
         if opening not in await self._clock.first_done({opening}, OPEN_S):
             self._turn_off(TimeoutError(f"it is not open after {OPEN_S:g} s"))
+
+    def _open_files(self) -> Files:
+        """In the worker thread."""
+        secret = self._secret
+        if isinstance(secret, Path):
+            if secret.resolve().is_relative_to(self.folder.resolve()):
+                raise OSError(f"its secret, {secret}, must not lie in its folder")
+            secret = secret_key(secret)
+        return open_files(self.folder, secret, limit_bytes=self._limit_bytes, damaged=self._damaged)
 
     @property
     def _is_off(self) -> bool:
@@ -265,10 +247,7 @@ class CompletionCache:
         if files is None or self._pid != os.getpid():
             return None
         try:
-            row = files.reader.execute(_SELECT, (key,)).fetchone()
-            found = row and _unseal(
-                files.secret, key, row[0], now_ms=self._now_ms(), ttl_s=self._config.ttl_s
-            )
+            found = files.read(key, now_ms=self._now_ms(), ttl_s=self._config.ttl_s)
         except Exception as error:  # noqa: BLE001 - a file that anything may have happened to
             self._fail(files, error)
             found = None
@@ -286,13 +265,9 @@ class CompletionCache:
         files = self._files
         if files is None:
             return
-        envelope = _seal(files.secret, key, completion, at_ms=self._now_ms())
-        if len(envelope) >= self._limit_bytes:
-            return
+        job = partial(files.write, key, completion, now_ms=self._now_ms(), ttl_s=self._config.ttl_s)
         try:
-            await self._finish(
-                partial(_write, files, self.folder, key, envelope, self._config.ttl_s), OPEN_S
-            )
+            await self._finish(job, OPEN_S)
         except Exception as error:  # noqa: BLE001 - as for reading
             self._fail(files, error)
 
@@ -302,9 +277,7 @@ class CompletionCache:
         Raises:
             CacheError: it cannot be looked into.
         """
-        answers, size_bytes = await self._administer(
-            lambda files: (len(files.store), files.store.volume())
-        )
+        answers, size_bytes = await self._administer(Files.measure)
         return CacheStats(
             folder=self.folder,
             answers=answers,
@@ -321,7 +294,7 @@ class CompletionCache:
         Raises:
             CacheError: it cannot be done.
         """
-        return await self._administer(partial(_empty, self.folder))
+        return await self._administer(Files.empty)
 
     async def aclose(self) -> None:
         """Let go of the files. What is kept stays."""
@@ -347,7 +320,7 @@ class CompletionCache:
         counted_s = wall_s + self._clock.monotonic() - monotonic_s
         return int(1000 * max(counted_s, self._clock.now().timestamp()))
 
-    async def _administer(self, job: Callable[[_Files], T]) -> T:
+    async def _administer(self, job: Callable[[Files], T]) -> T:
         await self.open()
         files = self._files
         if files is None:
@@ -356,7 +329,7 @@ class CompletionCache:
             return await self._finish(partial(job, files), CLEAR_S)
         except Exception as error:
             self._fail(files, error)
-            message = f"the cache in {self.folder} cannot be used: {_reason(error)}"
+            message = f"the cache in {self.folder} cannot be used: {reason(error)}"
             raise CacheError(message) from error
 
     # The worker thread.
@@ -379,7 +352,7 @@ class CompletionCache:
             raise outcome
         return outcome
 
-    def _adopt(self, opening: "Future[_Files | Exception]") -> None:
+    def _adopt(self, opening: "Future[Files | Exception]") -> None:
         """What came of opening, also where nobody waits for it any more."""
         self._opening = None
         outcome = opening.result()
@@ -396,12 +369,12 @@ class CompletionCache:
 
     # Faults.
 
-    def _fail(self, files: _Files, error: Exception) -> None:
+    def _fail(self, files: Files, error: Exception) -> None:
         """The files cannot be relied on: close them, and begin anew now or after a while."""
         if self._files is not files:  # somebody else has said so
             return
         self._let_go()
-        if _is_damage(error):
+        if is_damage(error):
             self._damaged = files.inode
             self._warn(error, "is damaged and will be moved aside; it begins anew, empty")
         else:
@@ -409,82 +382,22 @@ class CompletionCache:
 
     def _turn_off(self, error: Exception) -> None:
         self._off_until_s = self._clock.monotonic() + PAUSE_S
-        self.fault = _reason(error)
+        self.fault = reason(error)
         self._warn(error, f"is off, and tried again after {PAUSE_S:g} s; answers are not affected")
 
     def _warn(self, error: Exception, what: str) -> None:
         kind = getattr(error, "sqlite_errorname", type(error).__name__)
         if kind not in self._warned:
             self._warned.add(kind)
-            _log.warning("The cache in %s %s: %s", self.folder, what, _reason(error))
+            _log.warning("The cache in %s %s: %s", self.folder, what, reason(error))
 
     def _let_go(self) -> None:
         """Close the files: the reader here, the store where it belongs."""
         files, self._files = self._files, None
         if files is not None:
             with suppress(sqlite3.Error):
-                files.reader.close()
-            self._closing = self._start(files.store.close)
-
-
-# In the worker thread: files and SQLite.
-
-_DATABASE: str = diskcache.core.DBNAME
-_SELECT = "SELECT value FROM Cache WHERE key = ? AND raw = 1 AND mode = 1 AND filename IS NULL"
-
-# Where SQLite fails for these, the world around the database is at fault and not its content.
-_SURROUNDINGS = frozenset(
-    {
-        sqlite3.SQLITE_AUTH,
-        sqlite3.SQLITE_BUSY,
-        sqlite3.SQLITE_CANTOPEN,
-        sqlite3.SQLITE_FULL,
-        sqlite3.SQLITE_INTERRUPT,
-        sqlite3.SQLITE_IOERR,
-        sqlite3.SQLITE_LOCKED,
-        sqlite3.SQLITE_NOLFS,
-        sqlite3.SQLITE_NOMEM,
-        sqlite3.SQLITE_PERM,
-        sqlite3.SQLITE_PROTOCOL,
-        sqlite3.SQLITE_READONLY,
-        sqlite3.SQLITE_TOOBIG,
-    }
-)
-
-
-class _BytesDisk(diskcache.Disk):  # type: ignore[misc]  # diskcache has no types
-    """Bytes in the database, under a text, and nothing else.
-
-    diskcache's own unpickles what a row says is a pickle, and reads and removes the file that a
-    row names, wherever that is. Every row may have been planted.
-    """
-
-    def put(self, key: object) -> tuple[str, bool]:
-        if type(key) is not str:
-            raise TypeError("a key is text")
-        return key, True
-
-    def get(self, key: object, raw: object) -> object:
-        if not raw or type(key) is not str:
-            raise OSError("a key is text")
-        return key
-
-    def store(
-        self, value: object, read: object, key: object = None
-    ) -> tuple[int, int, None, memoryview]:
-        if type(value) is not bytes or read:
-            raise TypeError("a value is bytes")
-        return 0, diskcache.core.MODE_RAW, None, memoryview(value)
-
-    def fetch(self, mode: object, filename: object, value: object, read: object) -> bytes:
-        if mode != diskcache.core.MODE_RAW or filename is not None or read:
-            raise OSError("a value lies in the database")  # diskcache takes this for a miss
-        if type(value) is not bytes:
-            raise OSError("a value is bytes")
-        return value
-
-    def remove(self, file_path: object) -> None:
-        """There is no file of ours to remove."""
+                files.close_reader()
+            self._closing = self._start(files.close)
 
 
 def _outcome(job: Callable[[], T]) -> T | Exception:
@@ -492,190 +405,6 @@ def _outcome(job: Callable[[], T]) -> T | Exception:
         return job()
     except Exception as error:  # noqa: BLE001 - whoever waits decides what it means
         return error
-
-
-def _open_files(
-    folder: Path, config: CacheConfig, secret: bytes | Path, *, damaged: int | None
-) -> _Files:
-    """Open the cache in a folder; one that is damaged is moved aside first."""
-    _check_places(folder, secret)
-    key = secret if isinstance(secret, bytes) else secret_key(secret)
-    folder.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    folder.mkdir(mode=0o700, exist_ok=True)
-    mode = folder.stat().st_mode & 0o777
-    if mode & 0o077 and os.name == "posix":
-        raise PermissionError(f"its folder is open to others (mode {mode:o}); make it mode 700")
-    if damaged is not None and _inode(folder) == damaged:  # else another process was faster
-        _move_aside(folder)
-    try:
-        return _open_database(folder, config, key)
-    except Exception as error:
-        if not _is_damage(error):
-            raise
-        _log.warning("The cache in %s is damaged; it begins anew: %s", folder, _reason(error))
-    _move_aside(folder)
-    return _open_database(folder, config, key)
-
-
-def _check_places(folder: Path, secret: bytes | Path) -> None:
-    if "$" in str(folder):
-        raise OSError("the name of its folder has a $ in it, which diskcache would replace")
-    if isinstance(secret, Path) and secret.resolve().is_relative_to(folder.resolve()):
-        raise OSError(f"its secret, {secret}, must not lie in its folder")
-
-
-def _open_database(folder: Path, config: CacheConfig, secret: bytes) -> _Files:
-    database = folder / _DATABASE
-    # diskcache waits for a lock for a minute when it opens: find out before whether there is one.
-    with closing(sqlite3.connect(database, timeout=LOCK_WRITE_S, isolation_level=None)) as trial:
-        trial.execute("BEGIN IMMEDIATE")
-        trial.execute("SELECT COUNT(*) FROM sqlite_master").fetchone()
-        trial.execute("ROLLBACK")
-    store = diskcache.Cache(
-        str(folder),
-        timeout=LOCK_WRITE_S,
-        disk=_BytesDisk,
-        size_limit=config.size_mb * 2**20,
-        statistics=0,
-        tag_index=0,
-        eviction_policy="least-recently-stored",  # any other writes when it reads
-        cull_limit=2,  # for one that is written: the oldest go one by one, not by the dozen
-        sqlite_mmap_size=0,  # a mapped file that is cut short ends the process
-        sqlite_cell_size_check=1,
-        sqlite_trusted_schema=0,
-    )
-    try:
-        reader = _open_reader(database)
-    except BaseException:
-        store.close()
-        raise
-    return _Files(store, reader, _inode(folder), secret)
-
-
-def _open_reader(database: Path) -> sqlite3.Connection:
-    """A connection for the event loop, which is to wait for nothing."""
-    reader = sqlite3.connect(
-        database, timeout=LOCK_READ_S, isolation_level=None, check_same_thread=False
-    )
-    try:
-        for pragma in ("query_only = 1", "cell_size_check = 1", "trusted_schema = 0"):
-            reader.execute(f"PRAGMA {pragma}")
-        reader.execute(_SELECT, ("",)).fetchone()  # the statement and the schema are read here
-    except BaseException:
-        reader.close()
-        raise
-    return reader
-
-
-def _write(files: _Files, folder: Path, key: str, envelope: bytes, ttl_s: float) -> None:
-    if _inode(folder) != files.inode:
-        raise FileNotFoundError("its database was removed")
-    files.store.set(key, envelope, expire=ttl_s)
-    if files.store.volume() > files.store.size_limit:  # a large answer among many small ones
-        files.store.cull()
-
-
-def _empty(folder: Path, files: _Files) -> int:
-    removed: int = files.store.clear()
-    for path in _set_aside(folder):
-        path.unlink(missing_ok=True)
-    return removed
-
-
-def _inode(folder: Path) -> int:
-    try:
-        return (folder / _DATABASE).stat().st_ino
-    except FileNotFoundError:
-        return 0
-
-
-def _move_aside(folder: Path) -> None:
-    """Keep the last damaged database to be looked at; its like before it is dropped."""
-    for path, aside in zip(_database_files(folder), _set_aside(folder), strict=True):
-        with suppress(FileNotFoundError):
-            path.replace(aside)
-
-
-def _database_files(folder: Path) -> list[Path]:
-    return [folder / f"{_DATABASE}{end}" for end in ("", "-wal", "-shm")]
-
-
-def _set_aside(folder: Path) -> list[Path]:
-    return [path.with_name(f"damaged-{path.name}") for path in _database_files(folder)]
-
-
-def _is_damage(error: Exception) -> bool:
-    """Whether it is the content of the database that is wrong.
-
-    diskcache acts on settings that it reads there, so damage can look like an error of any kind.
-    """
-    if isinstance(error, sqlite3.Error):
-        code: int = getattr(error, "sqlite_errorcode", sqlite3.SQLITE_ERROR)
-        return code & 0xFF not in _SURROUNDINGS
-    return not isinstance(error, (OSError, MemoryError, diskcache.Timeout))
-
-
-def _reason(error: Exception) -> str:
-    if isinstance(error, diskcache.Timeout):
-        return "its database is locked"
-    if isinstance(error, OSError) and error.strerror and error.filename:
-        return f"{error.filename}: {error.strerror.lower()}"
-    return str(error) or type(error).__name__
-
-
-# The envelope: magic and version, when it was sealed, the seal, the answer.
-
-_HEAD = struct.Struct(">4sQ")
-_MAGIC = b"OCC" + bytes([SCHEMA])
-_SEAL_END = _HEAD.size + hashlib.sha256().digest_size
-
-
-def _seal(secret: bytes, key: str, completion: Completion, *, at_ms: int) -> bytes:
-    head = _HEAD.pack(_MAGIC, at_ms)
-    payload = _dump(completion)
-    return head + _signature(secret, key, head, payload) + payload
-
-
-def _unseal(
-    secret: bytes, key: str, envelope: object, *, now_ms: int, ttl_s: float
-) -> Completion | None:
-    """The answer in an envelope, if we sealed it, for this key, and not too long ago."""
-    if not isinstance(envelope, bytes) or len(envelope) < _SEAL_END:
-        return None
-    head, payload = envelope[: _HEAD.size], envelope[_SEAL_END:]
-    seal = envelope[_HEAD.size : _SEAL_END]
-    if not hmac.compare_digest(seal, _signature(secret, key, head, payload)):
-        return None
-    magic, at_ms = _HEAD.unpack(head)
-    if magic != _MAGIC or not 0 <= now_ms - at_ms < 1000 * ttl_s:
-        return None
-    try:
-        return _load(payload)
-    except (KeyError, TypeError, ValueError):  # a later version of ourselves wrote it
-        return None
-
-
-def _signature(secret: bytes, key: str, head: bytes, payload: bytes) -> bytes:
-    return hmac.digest(secret, head + key.encode() + b"\0" + payload, "sha256")
-
-
-def _dump(completion: Completion) -> bytes:
-    """The answer as JSON. Halves of characters are no UTF-8, and still come back as they were."""
-    try:
-        return orjson.dumps(completion)
-    except TypeError:
-        text = json.dumps(dataclasses.asdict(completion), ensure_ascii=False)
-        return text.encode("utf-8", "surrogatepass")
-
-
-def _load(payload: bytes) -> Completion:
-    try:
-        fields = orjson.loads(payload)
-    except orjson.JSONDecodeError:
-        fields = json.loads(payload.decode("utf-8", "surrogatepass"))
-    fields["tool_calls"] = tuple([ToolCall(**call) for call in fields["tool_calls"]])
-    fields["usage"] = Usage(**fields["usage"])
-    return Completion(**fields)
 
 
 # A stored answer as a stream.

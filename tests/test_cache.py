@@ -28,13 +28,13 @@ from adapters import Completion, CompletionRequest, LLMProvider, ModelConfig, To
 from adapters.config import PriceConfig, RatesConfig
 from adapters.types import CompletionFold
 from orchestrator import cache as cache_module
+from orchestrator import cache_files
 from orchestrator.cache import (
     PAUSE_S,
     PIECE,
     CompletionCache,
     SingleFlight,
     cache_key,
-    folder_of,
     is_whole,
     replay,
     secret_key,
@@ -100,7 +100,9 @@ def warned(caplog: pytest.LogCaptureFixture) -> Callable[[], list[str]]:
 
     def messages() -> list[str]:
         return [
-            record.getMessage() for record in caplog.records if record.name == "orchestrator.cache"
+            record.getMessage()
+            for record in caplog.records
+            if record.name.startswith("orchestrator.cache")
         ]
 
     caplog.set_level(logging.WARNING)
@@ -245,25 +247,25 @@ COMPLETIONS = st.builds(
 @given(completion=COMPLETIONS)
 def test_an_answer_comes_out_of_its_envelope_as_it_went_in(completion: Completion) -> None:
     """Text of any kind, reasoning, tool calls, usage."""
-    envelope = cache_module._seal(SECRET, KEY, completion, at_ms=1000)
+    envelope = cache_files.seal(SECRET, KEY, completion, at_ms=1000)
 
-    assert cache_module._unseal(SECRET, KEY, envelope, now_ms=1500, ttl_s=1) == completion
+    assert cache_files.unseal(SECRET, KEY, envelope, now_ms=1500, ttl_s=1) == completion
 
 
 @given(completion=COMPLETIONS, bit=st.integers(0))
 def test_an_envelope_with_one_bit_flipped_is_not_opened(completion: Completion, bit: int) -> None:
     """Wherever the bit is."""
-    envelope = bytearray(cache_module._seal(SECRET, KEY, completion, at_ms=1000))
+    envelope = bytearray(cache_files.seal(SECRET, KEY, completion, at_ms=1000))
     byte, place = divmod(bit % (8 * len(envelope)), 8)
     envelope[byte] ^= 1 << place
 
-    assert cache_module._unseal(SECRET, KEY, bytes(envelope), now_ms=1500, ttl_s=1) is None
+    assert cache_files.unseal(SECRET, KEY, bytes(envelope), now_ms=1500, ttl_s=1) is None
 
 
 @pytest.mark.parametrize("envelope", [None, 7, "text", b"", b"OCC\x01", bytes(200)])
 def test_what_is_no_envelope_is_not_opened(envelope: object) -> None:
     """A row may hold anything."""
-    assert cache_module._unseal(SECRET, KEY, envelope, now_ms=0, ttl_s=1) is None
+    assert cache_files.unseal(SECRET, KEY, envelope, now_ms=0, ttl_s=1) is None
 
 
 async def test_an_answer_is_found_again(folder: Path) -> None:
@@ -460,7 +462,7 @@ async def test_planted_rows_are_misses(folder: Path, tmp_path: Path) -> None:
     """No pickle is read, no file outside is read or removed, whatever a row says."""
     ran, outside = tmp_path / "ran", tmp_path / "outside.val"
     bomb = pickle.dumps(Planted(ran))
-    envelope = cache_module._seal(SECRET, KEY, ANSWER, at_ms=0)
+    envelope = cache_files.seal(SECRET, KEY, ANSWER, at_ms=0)
     outside.write_bytes(envelope)
     (folder.parent / "inside.val").parent.mkdir(parents=True, exist_ok=True)
     rows: list[tuple[Any, int, int, str | None, Any]] = [
@@ -498,7 +500,7 @@ async def test_planted_rows_are_misses(folder: Path, tmp_path: Path) -> None:
 
 def test_the_disk_refuses_what_is_not_bytes(tmp_path: Path) -> None:
     """Also where diskcache itself would ask for it."""
-    disk = cache_module._BytesDisk(str(tmp_path))
+    disk = cache_files._BytesDisk(str(tmp_path))
 
     assert disk.put(KEY) == (KEY, True)
     assert disk.fetch(1, None, b"bytes", False) == b"bytes"
@@ -704,7 +706,7 @@ async def test_a_locked_database_costs_its_answers_and_no_time(
     folder: Path, monkeypatch: pytest.MonkeyPatch, warned: Callable[[], list[str]]
 ) -> None:
     """Reading goes on beside a writer; writing is given up, and tried again after a while."""
-    monkeypatch.setattr(cache_module, "LOCK_WRITE_S", 0.05)
+    monkeypatch.setattr(cache_files, "LOCK_WRITE_S", 0.05)
     clock = FakeClock()
     await stored(folder)
     async with opened(folder, clock=clock) as cache:
@@ -730,13 +732,13 @@ async def test_a_cache_that_takes_long_to_open_is_not_waited_for(
 ) -> None:
     """The calls go on; it is used once it is open."""
     may_open = threading.Event()
-    open_files = cache_module._open_files
+    open_files = cache_files.open_files
 
     def slow(*args: Any, **options: Any) -> Any:
         may_open.wait(10)
         return open_files(*args, **options)
 
-    monkeypatch.setattr(cache_module, "_open_files", slow)
+    monkeypatch.setattr(cache_module, "open_files", slow)
     clock = FakeClock()
     cache = CompletionCache(folder, CacheConfig(), SECRET, clock=clock)
     opening = asyncio.create_task(cache.open())
@@ -775,9 +777,9 @@ async def test_a_folder_open_to_others_is_not_used(public: Path) -> None:
 async def test_many_at_once_open_it_once(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """And all of their answers are kept."""
     opens = []
-    open_files = cache_module._open_files
+    open_files = cache_files.open_files
     monkeypatch.setattr(
-        cache_module, "_open_files", lambda *a, **o: opens.append(1) or open_files(*a, **o)
+        cache_module, "open_files", lambda *a, **o: opens.append(1) or open_files(*a, **o)
     )
     cache = CompletionCache(folder, CacheConfig(), SECRET, clock=FakeClock())
     keys = [f"{number:064x}" for number in range(100)]
@@ -847,16 +849,6 @@ async def test_the_secret_is_never_kept_with_what_it_seals(folder: Path) -> None
     async with opened(folder, secret=folder.parent / "secret") as cache:
         await cache.put(KEY, ANSWER)
         assert cache.get(KEY) == ANSWER
-
-
-def test_the_folder_is_where_the_configuration_says(
-    orchestrator_home: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
-    """By default with everything else that is kept."""
-    monkeypatch.setenv("HOME", str(tmp_path))
-
-    assert folder_of(CacheConfig()) == orchestrator_home / "cache"
-    assert folder_of(CacheConfig(folder="~/answers")) == tmp_path / "answers"
 
 
 # Processes.
