@@ -8,7 +8,9 @@ from typing import ClassVar
 from adapters import _litellm
 from adapters.config import ModelConfig
 from adapters.errors import About
-from adapters.types import Chunk, Completion, CompletionRequest, Limits, Usage
+from adapters.types import Chunk, Completion, CompletionFold, CompletionRequest, Limits, Usage
+
+UNDER_WAY_TOKENS = 16  # of an answer that was cancelled: written by then, and not seen here
 
 
 class BaseAdapter(ABC):
@@ -67,6 +69,28 @@ class BaseAdapter(ABC):
     def is_available(self) -> bool:
         """Whether a call could be made: the key is there. Makes no call."""
         return True
+
+    @property
+    def is_warm(self) -> bool:
+        """Whether a call could begin at once; else the first one loads what it needs."""
+        return True
+
+    async def warm(self) -> None:  # noqa: B027 - most have nothing to load
+        """Load what calls need, so that those seconds do not count as a call's."""
+
+    def count(self, request: CompletionRequest, fold: CompletionFold) -> Usage:
+        """The tokens of an answer that broke off: its prompt, and what had come of it.
+
+        Both are our own count; what the provider had written and we have not seen is allowed for.
+        """
+        calls = "".join(call.name + call.arguments for call in fold.tool_calls)
+        written = _litellm.count_tokens(self.config.model, fold.text + fold.reasoning + calls)
+        prompt = _litellm.count_tokens(self.config.model, prompt_text(request))
+        return Usage(
+            prompt_tokens=prompt,
+            completion_tokens=written + UNDER_WAY_TOKENS,
+            estimated=True,
+        )
 
     def estimate(self, request: CompletionRequest) -> Usage:
         """Tokens this call may use: the prompt, counted by us, and the most it may answer.
