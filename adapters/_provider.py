@@ -246,6 +246,11 @@ class LiteLLMAdapter(BaseAdapter):
         )
         try:
             yield call
+        except ProviderError as error:
+            error.usage = call.usage
+            if not call.requests:  # refused on our side
+                error.maybe_billed = False
+            raise
         finally:
             await call.aclose()
 
@@ -322,16 +327,18 @@ class LiteLLMAdapter(BaseAdapter):
         )
         if finish is None:
             message = f"the provider broke the answer off: {call.finish!r}"
-            raise ProviderUnavailable(message, status_code=502, **self.named())
+            raise ProviderUnavailable(message, status_code=502, maybe_billed=True, **self.named())
         return finish
 
     @contextmanager
     def _scrubbed(self, fold: CompletionFold | None = None) -> Generator[None, None, None]:
-        """Take the key out of any error that passes, and add the text so far."""
+        """Take the key out of any error that passes, and add what had come before it."""
         try:
             yield
         except ProviderError as error:
             error.args = (scrub(str(error.args[0]), (self._secret,)),)
+            if fold is not None and fold.has_content:
+                error.maybe_billed = True  # whatever it says of itself
             if isinstance(error, StreamBroken) and fold is not None:
                 error.partial_text = fold.text
             raise

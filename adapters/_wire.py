@@ -99,15 +99,17 @@ async def _send(call: Call, request: httpx.Request) -> httpx.Response:
     except httpx.TimeoutException as error:
         limit = f"{call.limits.connect_s:g} s"
         message = f"no connection to {host} within {limit}"
-        raise _refuse(call, ProviderTimeout(message, **call.about)) from error
+        raise _refuse(call, _unsent(ProviderTimeout(message, **call.about))) from error
     except httpx.ProtocolError as error:  # how litellm's transport reports TLS faults
         message = f"no secure connection to {host}: its certificate was not accepted"
-        raise _refuse(call, ConnectionFailed(message, retryable=False, **call.about)) from error
+        failure = ConnectionFailed(message, retryable=False, **call.about)
+        raise _refuse(call, _unsent(failure)) from error
     except httpx.ConnectError as error:
         if type(error.__cause__).__name__ == "ClientOSError":  # it was connected, and reset
             message = f"{host} closed the connection before it answered"
         else:
             message = f"cannot connect to {host}: {_reason(error)}"
+            raise _refuse(call, _unsent(ConnectionFailed(message, **call.about))) from error
         raise _refuse(call, ConnectionFailed(message, **call.about)) from error
     except httpx.RequestError as error:
         message = f"{host} closed the connection before it answered"
@@ -115,6 +117,12 @@ async def _send(call: Call, request: httpx.Request) -> httpx.Response:
     except (httpx.InvalidURL, ValueError) as error:
         message = f"the request cannot be sent: {type(error).__name__}"
         raise _refuse(call, InvalidRequest(message, **call.about)) from error
+
+
+def _unsent(error: ProviderError) -> ProviderError:
+    """The error of a request that nobody got, so nobody bills it."""
+    error.maybe_billed = False
+    return error
 
 
 def _reason(error: BaseException) -> str:
@@ -182,6 +190,7 @@ def _typed(call: Call, status: int, error: WireError, headers: Mapping[str, str]
         error.message,
         status_code=status,
         retry_after_s=retry_after_s(headers, error),
+        maybe_billed=False,  # it refuses; what had come of an answer before is judged above
         **call.about,
     )
 
@@ -212,10 +221,10 @@ async def _read_plain(
     if len(raw) > limit:
         message = f"the answer is larger than {limit:,} bytes"
         raise _refuse(call, MalformedResponse(message, **call.about))
-    body = _parse_answer(call, raw, response.headers)
-    call.body = body
+    call.body = body = _parse_answer(call, raw, response.headers)
+    changed = _note(call, body)  # an answer with nothing in it may still be billed
+    _require_answer(call, body)
     call.finish = call.format.finish(body)
-    changed = _note(call, body)
     if call.said_usage is None and call.format.empty_usage is not None:  # litellm cannot do without
         body[call.format.usage_key] = call.format.empty_usage
         changed = True
@@ -243,6 +252,10 @@ def _parse_answer(call: Call, raw: bytes, headers: Mapping[str, str]) -> Json:
     if not isinstance(body, dict):
         message = f"the provider sent a JSON {type(body).__name__} instead of an object"
         raise _refuse(call, MalformedResponse(message, **call.about))
+    return body
+
+
+def _require_answer(call: Call, body: Json) -> None:
     if not call.format.has_answer(body):
         raise _refuse(
             call, EmptyAnswer("the provider sent an answer with nothing in it", **call.about)
@@ -250,7 +263,6 @@ def _parse_answer(call: Call, raw: bytes, headers: Mapping[str, str]) -> Json:
     fault = call.format.fault(body)
     if fault is not None:
         raise _refuse(call, MalformedResponse(fault, **call.about))
-    return body
 
 
 def _kind(raw: bytes) -> str:

@@ -42,7 +42,8 @@ class ProviderError(Exception):
         deployment: The configured name of the model that was called.
         maybe_billed: Whether the provider may charge for the call all the same. A refusal costs
             nothing, nor does a request that was never sent; a broken answer may.
-        usage: The tokens the provider reported before it failed, if it did.
+        usage: The tokens the provider reported before it failed, if it did. Of an answer that
+            broke off there may be more.
     """
 
     default_status_code: ClassVar[int] = 500

@@ -69,6 +69,13 @@ PREFILLED = CompletionRequest(
 REQUESTS = {"toolcut": WITH_TOOLS, "prefill400": PREFILLED}
 
 
+# The provider may have worked for these; a refusal costs nothing, unless it comes amid an answer.
+MAYBE_BILLED = {
+    *("ConnectionFailed", "ProviderTimeout", "StreamBroken", "EmptyAnswer", "MalformedResponse")
+}
+AMID_AN_ANSWER = {"errevent", "antherr"}
+
+
 @dataclass(frozen=True)
 class Expected:
     """What a fault comes to: an error's class, or an answer's finish reason.
@@ -214,7 +221,7 @@ def test_every_fault_of_the_simulator_has_an_expected_outcome() -> None:
 
 @pytest.mark.parametrize("fault", FAULTS)
 async def test_a_fault_has_its_true_class_in_every_wire_format(fault: str) -> None:
-    """Every provider, plain and streamed: the expected class, status, wait and flag."""
+    """Every provider, plain and streamed: the expected class, status, wait, flag, and bill."""
     expected = EXPECTED[fault]
 
     got = await results(fault)
@@ -226,6 +233,8 @@ async def test_a_fault_has_its_true_class_in_every_wire_format(fault: str) -> No
         if isinstance(result, ProviderError):
             assert (result.provider, result.deployment) == (provider, "the-deployment"), where
             assert expected.status in (None, result.status_code) or fault == "e404", where
+            is_billed = outcome(result) in MAYBE_BILLED or fault in AMID_AN_ANSWER
+            assert result.maybe_billed is is_billed, where
             if expected.wait_s is not None:
                 assert result.retry_after_s == pytest.approx(expected.wait_s, abs=1.1), where
         else:
