@@ -20,6 +20,7 @@ COMMANDS: Mapping[str, str] = {
     "show": "Explain a past run from its receipt.",
     "models": "List the configured models, routes and panels.",
     "patterns": "List the analysis patterns, or show one whole.",
+    "cache": "Look into the cache of answers, or empty it.",
     "check": "Check a configuration file.",
     "schema": "Print the JSON Schema of the configuration file.",
     "simulate": "Serve five providers' APIs on this machine, faults included.",
