@@ -67,11 +67,19 @@ def cache_key(
     None is the same as not given. A `${NAME}` in `api_base` counts as it is written and by what it
     stands for. `sample` tells answers apart that are wanted to the same question.
     """
-    asked = {name: given for name in _ASKED if (given := getattr(request, name)) is not None}
-    answers_by = [getattr(model, name) for name in _ANSWERS_BY]
-    base = _resolved(model.api_base)
-    content = (SCHEMA, tenant, sample, base, answers_by, asked)
+    content = (
+        SCHEMA,
+        tenant,
+        sample,
+        _given(request, _ASKED),
+        _given(model, _ANSWERS_BY),
+        _resolved(model.api_base),
+    )
     return hashlib.sha256(_canonical(content)).hexdigest()
+
+
+def _given(of: object, names: Sequence[str]) -> dict[str, object]:
+    return {name: value for name in names if (value := getattr(of, name)) is not None}
 
 
 def _resolved(base: str | None) -> str:
@@ -90,7 +98,7 @@ def _canonical(content: object) -> bytes:
     """
     with suppress(TypeError):  # a half of a character, an integer of more than 64 bits, too deep
         written = orjson.dumps(content, default=_plain, option=orjson.OPT_SORT_KEYS)
-        if b"null" not in written:  # orjson writes null for a number that is none
+        if b"null" not in written:  # which orjson writes for a number that is none as well
             return written
     try:
         text = json.dumps(
