@@ -3,7 +3,7 @@
 from orchestrator.simulator.config import LatencyConfig, LimitConfig, SimulatorConfig
 from orchestrator.simulator.directives import UnknownDirective, parse_directives
 from orchestrator.simulator.faults import FAULTS, Fault
-from orchestrator.simulator.request_log import RequestLog, RequestRecord
+from orchestrator.simulator.request_log import RequestLog, RequestRecord, Tally
 from orchestrator.simulator.server import Simulator
 from orchestrator.simulator.simulated import SIMULATED_KEY, simulated
 from orchestrator.simulator.sockets import closed_port, full_backlog
@@ -18,6 +18,7 @@ __all__ = [
     "RequestRecord",
     "Simulator",
     "SimulatorConfig",
+    "Tally",
     "UnknownDirective",
     "closed_port",
     "full_backlog",

@@ -149,7 +149,7 @@ def answer(ask: Ask, voice: Voice) -> Answer:
         reasoning=reasoning,
         calls=calls,
     )
-    return counted(ask, _limited(ask, said))
+    return counted(ask, limited(ask, said))
 
 
 def with_text(ask: Ask, said: Answer, text: str, *, finish: Finish | None = None) -> Answer:
@@ -170,7 +170,7 @@ def counted(ask: Ask, said: Answer) -> Answer:
     return replace(said, tokens=tokens)
 
 
-def _limited(ask: Ask, said: Answer) -> Answer:
+def limited(ask: Ask, said: Answer) -> Answer:
     """Stop sequences and `max_tokens`, thinking included."""
     if said.calls:
         return said

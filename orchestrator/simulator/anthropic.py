@@ -299,6 +299,9 @@ def _turns(body: Mapping[str, Any]) -> tuple[Turn, ...]:
         if any(isinstance(part, dict) and part.get("type") == "tool_result" for part in parts):
             role = "tool"
         turns.append(Turn(role, text, images))
+    if turns[-1].role == "assistant" and turns[-1].text != turns[-1].text.rstrip():
+        words = "messages: final assistant content cannot end with trailing whitespace"
+        raise BadAsk(words, param="messages")
     return tuple(turns)
 
 

@@ -134,11 +134,13 @@ class Ask:
         tools = sum(len(orjson.dumps(tool.parameters)) + 40 for tool in self.tools)
         return 3 + 4 * len(self.turns) + (characters + tools) // 4 + images * IMAGE_TOKENS
 
+    def conversation(self) -> bytes:
+        """What was said so far, as a key."""
+        return self._said_so_far().digest()
+
     def digest(self, *salt: str) -> bytes:
         """Everything that may change what is said, and nothing else: a stream says the same."""
-        state = blake2b(digest_size=32)
-        for turn in self.turns:
-            state.update(f"{turn.role}\0{turn.images}\0{turn.text}\0".encode("utf-8", "replace"))
+        state = self._said_so_far()
         for tool in self.tools:
             state.update(f"{tool.name}\0".encode("utf-8", "replace"))
         if self.schema is not None:
@@ -146,6 +148,12 @@ class Ask:
         for part in (self.tool_choice, self.json, self.thinks, self.temperature, self.seed, *salt):
             state.update(f"{part}\0".encode("utf-8", "replace"))
         return state.digest()
+
+    def _said_so_far(self) -> blake2b:
+        state = blake2b(digest_size=32)
+        for turn in self.turns:
+            state.update(f"{turn.role}\0{turn.images}\0{turn.text}\0".encode("utf-8", "replace"))
+        return state
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -164,6 +172,8 @@ class Answer:
     cut_arguments: bool = False  # a fault: the last call's arguments end half-way
     no_content: Literal["", "null", "absent"] = ""  # a fault: an answer without any
     piece_chars: int | None = None  # a fault: pieces of this width, for texts without end
+    begun: str = ""  # the text that this one is the rest of
+    quoted: int = 0  # how many of its last characters come once more, as the asker wants it
 
     @property
     def pieces(self) -> list[str]:

@@ -24,6 +24,7 @@ PINGS = 3_000
 DRIP_GAP_S = 1.0
 PING_GAP_S = 0.1
 SPLITS_MAX = 200
+OVERLAP_CHARACTERS = 20
 ODD_TEXT = " naïve — 東京\u2028line\x85next 🙂👩‍👩‍👧 "  # odd on purpose
 HTML = (
     b"<!DOCTYPE html>\n<html><head><title>One moment</title></head><body><h1>Checking your "
@@ -176,6 +177,12 @@ def stall_middle(reply: Reply, exchange: Exchange) -> Reply:
     if reply.streamed:
         return replace(reply, events=reply.events[: _middle(reply.events)], ending="stall")
     return replace(cut_middle(reply, exchange), ending="stall")
+
+
+def stall_open(reply: Reply, exchange: Exchange) -> Reply:
+    """Signs that an answer will come, and then silence."""
+    first = next((i for i, one in enumerate(reply.events) if one.kind == "content"), 0)
+    return replace(reply, events=reply.events[:first], ending="stall")
 
 
 def drip(reply: Reply, exchange: Exchange) -> Reply:
@@ -470,11 +477,48 @@ def tokens(change: Callable[[Tokens], Tokens | None]) -> AnswerChange:
 
 def doubled(tokens: Tokens) -> Tokens:
     """Twice the usage."""
-    return Tokens(_int(tokens.prompt) * 2, _int(tokens.completion) * 2, tokens.cached)
+    return _times(tokens, 2)
 
 
-def _int(value: int | str) -> int:
-    return int(value)
+def multiplied(ask: Ask, answer: Answer, size: int | None) -> Answer:
+    """So many times the usage."""
+    assert answer.tokens is not None
+    return replace(answer, tokens=_times(answer.tokens, 2 if size is None else size))
+
+
+def _times(tokens: Tokens, factor: int) -> Tokens:
+    return Tokens(int(tokens.prompt) * factor, int(tokens.completion) * factor, tokens.cached)
+
+
+def overlaps(ask: Ask, answer: Answer, size: int | None) -> Answer:
+    """The rest, and before it so many characters that were there already, asked for or not."""
+    if not answer.begun:
+        return answer
+    count = OVERLAP_CHARACTERS if size is None else size
+    repeated = answer.begun[-count:] if count else ""
+    return with_text(ask, answer, repeated + _new(answer), finish=answer.finish)
+
+
+def starts_over(ask: Ask, answer: Answer, size: int | None) -> Answer:
+    """The answer from its first word, instead of its rest."""
+    if not answer.begun:
+        return answer
+    return with_text(ask, answer, answer.begun + _new(answer), finish=answer.finish)
+
+
+def answers_anew(ask: Ask, answer: Answer, size: int | None) -> Answer:
+    """The beginning once more, and then other words."""
+    if not answer.begun:
+        return answer
+    whole = answer.begun + _new(answer)
+    place = min(len(answer.begun) // 2, 40)
+    others = " ".join(reversed(whole[place:].split()))
+    return with_text(ask, answer, whole[:place] + others, finish=answer.finish)
+
+
+def _new(answer: Answer) -> str:
+    """The text without the last words that the request wanted repeated."""
+    return answer.text[answer.quoted :]
 
 
 def soon() -> str:

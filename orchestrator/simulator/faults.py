@@ -25,6 +25,7 @@ class Fault:
         plain: The wire formats whose plain answers can suffer it.
         streamed: The wire formats whose streams can.
         sized: What a number after the name means, `hugeline8`; empty if none may follow.
+        billed: Whether an answer that suffers it costs its asker anything.
     """
 
     name: str
@@ -32,6 +33,7 @@ class Fault:
     plain: frozenset[LLMProvider] = EVERY
     streamed: frozenset[LLMProvider] = EVERY
     sized: str = ""
+    billed: bool = True
     on_answer: AnswerChange | None = None
     on_reply: ReplyChange | None = None
 
@@ -48,6 +50,7 @@ def _fault(
     answer: AnswerChange | None = None,
     reply: ReplyChange | None = None,
     sized: str = "",
+    billed: bool = True,
 ) -> Fault:
     return Fault(
         name=name,
@@ -55,6 +58,7 @@ def _fault(
         plain=plain,
         streamed=streamed,
         sized=sized,
+        billed=billed,
         on_answer=answer,
         on_reply=reply,
     )
@@ -69,6 +73,8 @@ _TABLE = (
     _fault("cuthalfhead", "half a head, then a reset", reply=damage.nothing("reset", "half")),
     _fault("cutmid", "a reset in the middle of an event or body", reply=damage.cut_middle),
     _fault("cutmidclose", "an orderly end in the middle of the text", reply=damage.close_middle),
+    _fault("stallopen", "the events before the text, then silence", plain=NONE,
+           reply=damage.stall_open),
     _fault("stallmid", "silence in the middle of the text", reply=damage.stall_middle),
     _fault("drip", "content slower than useful, one piece a gap (1 s)", reply=damage.drip),
     _fault("pingdrip", "keep-alive comments (blank lines when plain) only", reply=damage.pings),
@@ -91,7 +97,7 @@ _TABLE = (
     _fault("antherr", "an overloaded_error event in mid-stream", plain=NONE, streamed=ANTHROPIC,
            reply=damage.error_event),
     _fault("errfirst", "a rate limit error as the first event of a 200", plain=NONE,
-           reply=damage.error_first),
+           reply=damage.error_first, billed=False),
     _fault("dupchunks", "first event and finish come twice", plain=NONE, reply=damage.twice),
     _fault("unknownfields", "fields and events nobody knows", reply=damage.unknown_fields),
     _fault("foreignid", "a chunk with another answer's id", plain=NONE, streamed=CHAT,
@@ -103,11 +109,12 @@ _TABLE = (
     _fault("nullcontent", "content that is null", answer=damage.no_content("null")),
     _fault("blank", "a text of white space", answer=damage.blank),
     # not what the protocol says
-    _fault("html200", "a web page with status 200", reply=damage.html(200)),
+    _fault("html200", "a web page with status 200", reply=damage.html(200), billed=False),
     _fault("halfjson", "JSON that ends half-way in an orderly message", reply=damage.half_json),
     _fault("arrayjson", "JSON wrapped in an array", reply=damage.in_array),
     _fault("deepjson", "JSON nested 100,000 deep", reply=damage.deep, sized="levels"),
-    _fault("errin200", "an error object with status 200", reply=damage.error_in_200),
+    _fault("errin200", "an error object with status 200", reply=damage.error_in_200,
+           billed=False),
     _fault("hugeline", "an event of 50 MiB", plain=NONE, reply=damage.huge_line, sized="MiB"),
     _fault("big", "a body of 60 MiB", reply=damage.big_body, sized="MiB"),
     _fault("tinyevents", "a million events of one letter", plain=NONE, reply=damage.tiny_events,
@@ -170,6 +177,8 @@ _TABLE = (
     _fault("hugeusage", "usage of 10^12 tokens",
            answer=damage.tokens(lambda tokens: Tokens(10**12, 10**12))),
     _fault("doubleusage", "twice the true usage", answer=damage.tokens(damage.doubled)),
+    _fault("usagex", "twice the true usage, or so many times", answer=damage.multiplied,
+           sized="times"),
     # the answer
     _fault("wrongmodel", "another model answers", answer=damage.wrong_model),
     _fault("length", "the text is cut by a limit", answer=damage.cut_short),
@@ -180,6 +189,13 @@ _TABLE = (
     _fault("refuse", "the model declines", answer=damage.refuses),
     _fault("inject", "the text tries to command who reads it", answer=damage.injects),
     _fault("long", "a text of 5 MiB", answer=damage.long, sized="KiB"),
+    # the rest of an answer begun
+    _fault("overlap", "asked to go on, the model repeats the last 20 characters first",
+           answer=damage.overlaps, sized="characters"),
+    _fault("startover", "asked to go on, the model gives the whole answer",
+           answer=damage.starts_over),
+    _fault("anew", "asked to go on, the model begins again and says something else",
+           answer=damage.answers_anew),
 )  # fmt: skip  # a table reads best as one
 
 FAULTS: dict[str, Fault] = {fault.name: fault for fault in _TABLE}

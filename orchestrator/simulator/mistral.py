@@ -10,6 +10,7 @@ from orchestrator.simulator.ask import (
     Allowance,
     Answer,
     Ask,
+    BadAsk,
     ErrorKind,
     Headers,
     Refusal,
@@ -66,7 +67,10 @@ class MistralFormat(WireFormat):
 
     def read(self, body: Mapping[str, Any], path: Mapping[str, str]) -> Ask:
         refuse_unknown(body, KNOWN, "Extra inputs are not permitted: {}")
-        return read_chat(body, self.provider, seed_name="random_seed")
+        ask = read_chat(body, self.provider, seed_name="random_seed")
+        if ask.prefilled and not body["messages"][-1].get("prefix"):
+            raise BadAsk(ERRORS["prefill"][3], param="messages")
+        return ask
 
     def plain(self, ask: Ask, answer: Answer) -> bytes:
         choice = {

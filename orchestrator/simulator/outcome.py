@@ -9,9 +9,10 @@ from typing import Any
 import orjson
 
 from adapters.config import LLMProvider
-from orchestrator.simulator.answers import Voice, answer
+from orchestrator.simulator.answers import Voice, answer, counted
 from orchestrator.simulator.ask import Allowance, Answer, Ask, BadAsk, Wrong
 from orchestrator.simulator.config import EVERY_MODEL, SimulatorConfig
+from orchestrator.simulator.continuing import Begun, Spoken, begun_in, go_on
 from orchestrator.simulator.damage import Exchange
 from orchestrator.simulator.directives import Plan, UnknownDirective, read_model
 from orchestrator.simulator.faults import FAULTS, Fault
@@ -26,6 +27,25 @@ REMEMBERED_MAX = 1_000
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Bill:
+    """What an answer costs its asker in tokens, whatever its usage says.
+
+    `contents` is how many pieces a stream of it has: who leaves early pays for those that came.
+    """
+
+    prompt_tokens: int
+    completion_tokens: int
+    contents: int
+
+    def so_far(self, sent: int) -> "Bill":
+        """The same when only so many of the pieces were sent."""
+        if sent >= self.contents:
+            return self
+        completion = -(-self.completion_tokens * sent // self.contents)
+        return replace(self, completion_tokens=completion)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Outcome:
     """The reply, when it is due, and what the log says about it."""
 
@@ -35,6 +55,7 @@ class Outcome:
     faults: tuple[str, ...] = ()
     ask: Ask | None = None
     answer: Answer | None = None
+    bill: Bill | None = None
     latency_s: float = 0.0
     gap_s: float | None = None
     has_key: bool = False
@@ -59,6 +80,7 @@ class Outcomes:
         self._strikes: dict[tuple[str, ...], int] = {}
         self._occurrences: dict[bytes, int] = {}
         self._said: dict[bytes, Answer] = {}
+        self._spoken = Spoken()
         self._limiters: dict[tuple[str, str], RateLimiter] = {}
 
     def of(self, request: Request, now_s: float, *, peek: bool = False) -> Outcome:
@@ -116,10 +138,17 @@ class Outcomes:
             turn=self._occurrence(ask, plan.model, peek=peek),
             wrong_share=self._config.wrong_share,
         )
-        said = self._say(ask, voice)
+        begun = begun_in(ask)
+        meant = self._go_on(ask, begun, voice) if begun else self._say(ask, voice)
+        said = meant
         for fault, size in faults:
             said = fault.on_answer(ask, said, size) if fault.on_answer else said
-        reply = replace(answer_reply(route.wire, ask, said, allowance), gap_s=plan.gap_s)
+        if begun is not None:
+            self._spoken.keep_rest(begun, said)
+        elif said is not meant:
+            self._spoken.keep(ask, said)
+        whole = replace(answer_reply(route.wire, ask, said, allowance), gap_s=plan.gap_s)
+        reply = whole
         port = request.headers.get("host", "").rpartition(":")[2]
         for fault, size in faults:
             if fault.on_reply is not None:
@@ -143,7 +172,13 @@ class Outcomes:
             faults=tuple(fault.name for fault, _ in faults),
             ask=ask,
             answer=said if reply.status == 200 else None,
+            bill=_bill(ask, said, whole, reply, [fault for fault, _ in faults]),
         )
+
+    def _go_on(self, ask: Ask, begun: Begun, voice: Voice) -> Answer:
+        """The rest of what any model said before, else of what this one says."""
+        whole = self._spoken.find(begun) or self._say(begun.ask, voice)
+        return self._say(ask, voice) if whole.calls else go_on(ask, begun, whole, voice.model)
 
     def _say(self, ask: Ask, voice: Voice) -> Answer:
         """The answer, remembered for a while: load tests repeat themselves."""
@@ -154,6 +189,7 @@ class Outcomes:
             if len(self._said) >= REMEMBERED_MAX:
                 self._said.clear()
             said = self._said[digest] = answer(ask, voice)
+            self._spoken.keep(ask, said)
         return said
 
     def _accepts(self, key: str) -> bool:
@@ -243,6 +279,21 @@ class Outcomes:
         if outcome.reply.gap_s is not None:
             gap_s = outcome.reply.gap_s
         return replace(outcome, latency_s=latency_s or 0.0, gap_s=gap_s)
+
+
+def _bill(ask: Ask, said: Answer, whole: Reply, reply: Reply, faults: list[Fault]) -> Bill | None:
+    """What is due for an answer; nothing for an error."""
+    if reply.status != 200 or not all(fault.billed for fault in faults):
+        return None
+    changed = any(fault.on_answer for fault in faults) and said.piece_chars is None
+    tokens = counted(ask, said).tokens if changed else said.tokens
+    assert tokens is not None, "an answer is counted when it is made"
+    contents = sum(event.kind == "content" for event in whole.events)
+    return Bill(
+        prompt_tokens=int(tokens.prompt),
+        completion_tokens=int(tokens.completion),
+        contents=contents if ask.streamed else 0,
+    )
 
 
 def _refused(route: Route, wrong: Wrong, model: str) -> Outcome:

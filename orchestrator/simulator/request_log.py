@@ -3,7 +3,7 @@
 from collections import deque
 from collections.abc import Iterator
 from contextlib import suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import IO
 
@@ -20,6 +20,8 @@ class RequestRecord:
         index: The order of arrival, from 0.
         provider: The wire format; empty for an address that none of them has.
         model: The model that was asked for, without directives.
+        prompt_tokens: What the usage said.
+        billed_prompt_tokens: What is due for it, whatever the usage said.
         faults: The faults that struck, by name.
         closed_by_client: Whether the client went away before the reply was complete.
         closed_early_s: When that was noticed.
@@ -37,11 +39,37 @@ class RequestRecord:
     faults: tuple[str, ...] = ()
     prompt_tokens: int = 0
     completion_tokens: int = 0
+    billed: bool = False
+    billed_prompt_tokens: int = 0
+    billed_completion_tokens: int = 0
     sent_bytes: int = 0
     has_key: bool = False
     closed_by_client: bool = False
     closed_early_s: float | None = None
     prompt: str = ""
+
+
+@dataclass(slots=True, kw_only=True)
+class Tally:
+    """What requests came to.
+
+    Attributes:
+        calls: How many completions were asked for, refused ones included.
+        billed: How many of them cost anything.
+        prompt_tokens: The tokens that are due, of prompts.
+        completion_tokens: Those of answers.
+    """
+
+    calls: int = 0
+    billed: int = 0
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+
+    def add(self, record: RequestRecord) -> None:
+        self.calls += 1
+        self.billed += record.billed
+        self.prompt_tokens += record.billed_prompt_tokens
+        self.completion_tokens += record.billed_completion_tokens
 
 
 class RequestLog:
@@ -51,13 +79,28 @@ class RequestLog:
         self._records: deque[RequestRecord] = deque(maxlen=keep)
         self._file: IO[bytes] | None = path.open("ab") if path is not None else None
         self.total = 0
+        self._tallies: dict[str, Tally] = {}
 
     def add(self, record: RequestRecord) -> None:
         self._records.append(record)
         self.total += 1
+        if record.provider:
+            self._tallies.setdefault(record.model, Tally()).add(record)
         if self._file is not None:
             self._file.write(as_line(record))
             self._file.flush()
+
+    def tally(self, model: str | None = None) -> Tally:
+        """The sums over all records there ever were, or over those of one model."""
+        if model is not None:
+            return replace(self._tallies.get(model, Tally()))
+        whole = Tally()
+        for part in self._tallies.values():
+            whole.calls += part.calls
+            whole.billed += part.billed
+            whole.prompt_tokens += part.prompt_tokens
+            whole.completion_tokens += part.completion_tokens
+        return whole
 
     def clear(self) -> None:
         """Forget the records in memory."""

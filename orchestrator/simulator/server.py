@@ -33,6 +33,7 @@ from orchestrator.simulator.request_log import (
     PROMPT_CHARACTERS,
     RequestLog,
     RequestRecord,
+    Tally,
     as_line,
 )
 from orchestrator.simulator.routes import BASES, find_route
@@ -153,6 +154,15 @@ class Simulator:
         own = self._own_page(request)
         return own if own is not None else self._outcomes.of(request, self.elapsed_s())
 
+    def tally(self, model: str | None = None) -> Tally:
+        """What all requests came to that are over, or those for one model.
+
+        What is due is the simulator's own count, to be compared with anybody's ledger: of a stream
+        that broke off or was left, what had been sent; of a plain answer, all of it, received or
+        not; nothing for an error. Faults in the usage do not touch it.
+        """
+        return self.requests.tally(model)
+
     def begin(self) -> int:
         """A request has arrived; its number."""
         self.in_flight += 1
@@ -200,6 +210,7 @@ class _Connection(asyncio.StreamReaderProtocol):
         self._gone_s: float | None = None
         self._waiter: asyncio.Future[None] | None = None
         self._sent_bytes = 0
+        self._sent_contents = 0
         self._writer: asyncio.StreamWriter
         self.task: asyncio.Task[None] | None = None
 
@@ -255,7 +266,7 @@ class _Connection(asyncio.StreamReaderProtocol):
         outcome = self._simulator.outcome(request)
         index = self._simulator.begin()
         whole = False
-        self._sent_bytes = 0
+        self._sent_bytes = self._sent_contents = 0
         try:
             whole = await self._play(outcome, request)
         except ConnectionError:
@@ -273,6 +284,7 @@ class _Connection(asyncio.StreamReaderProtocol):
         at_once = not (any(times) or outcome.latency_s or reply.flush_each)
         if at_once and reply.ending == "whole" and len(reply.events) < 1000:
             await self._write(head + _framed(reply, chunked=chunked))
+            self._sent_contents = len(reply.events)
             return True
         share = 0.25 if reply.streamed else 1.0
         if not await self._pause(start_s + share * outcome.latency_s):
@@ -300,6 +312,7 @@ class _Connection(asyncio.StreamReaderProtocol):
                     return False
             if event.data:
                 pending.append(chunk(event.data) if chunked else event.data)
+                self._sent_contents += event.kind == "content"
         if pending:
             await self._write(b"".join(pending))
         return self._gone_s is None
@@ -379,6 +392,7 @@ class _Connection(asyncio.StreamReaderProtocol):
         early = self._gone_s is not None and not whole
         ask = outcome.ask
         prompt, completion = outcome.tokens
+        bill = outcome.bill.so_far(self._sent_contents) if outcome.bill else None
         return RequestRecord(
             index=index,
             at_s=at_s,
@@ -391,6 +405,9 @@ class _Connection(asyncio.StreamReaderProtocol):
             faults=outcome.faults,
             prompt_tokens=prompt,
             completion_tokens=completion,
+            billed=bill is not None,
+            billed_prompt_tokens=bill.prompt_tokens if bill else 0,
+            billed_completion_tokens=bill.completion_tokens if bill else 0,
             sent_bytes=self._sent_bytes,
             has_key=outcome.has_key,
             closed_by_client=early,

@@ -35,7 +35,7 @@ PATIENT = Limits(
     connect_s=5, first_content_s=30, gap_s=30, total_s=30, body_bytes=2**21, event_bytes=2**20
 )
 LIMITS = {
-    **dict.fromkeys(("stall0", "stallhead", "stallmid"), replace(PATIENT, total_s=0.4)),
+    **dict.fromkeys(("stall0", "stallhead", "stallopen", "stallmid"), replace(PATIENT, total_s=0.4)),
     "drip": replace(PATIENT, total_s=0.5),
     "pingdrip": replace(PATIENT, first_content_s=0.4, total_s=0.6),
     "tinyevents": replace(PATIENT, events=300),
@@ -102,7 +102,8 @@ EXPECTED: dict[str, Expected] = {
     **dict.fromkeys(("cut0", "cuthalfhead"), _both("ConnectionFailed")),
     "cuthead": Expected("StreamBroken", "ConnectionFailed"),
     **dict.fromkeys(
-        ("stall0", "stallhead", "stallmid", "drip", "pingdrip"), _both("ProviderTimeout")
+        ("stall0", "stallhead", "stallopen", "stallmid", "drip", "pingdrip"),
+        _both("ProviderTimeout"),
     ),
     **dict.fromkeys(("cutmid", "cutmidclose"), _both("StreamBroken")),
     **dict.fromkeys(("splitchunk", "oddtext", "crlf", "bom"), _GOOD),
@@ -158,13 +159,15 @@ EXPECTED: dict[str, Expected] = {
     **dict.fromkeys(
         ("nousage", "zerousage", "lowusage", "negusage", "strusage", "hugeusage"), _FLAGGED
     ),
-    "doubleusage": _GOOD,
+    **dict.fromkeys(("doubleusage", "usagex"), _GOOD),
     # the answer
     "wrongmodel": _GOOD,
     "length": _both("length"),
     "filter": _both("content_filter"),
     "toolcut": _both("MalformedResponse"),
     **dict.fromkeys(("refuse", "inject"), _GOOD),
+    # the rest of an answer begun
+    **dict.fromkeys(("overlap", "startover", "anew"), _GOOD),
 }
 
 

@@ -22,7 +22,7 @@ from tests.simulator.calling import (
 
 P = LLMProvider
 SMALL = {"hugeline": "1", "big": "1", "tinyevents": "300", "long": "64", "deepjson": "500"}
-SILENT = {"stall0", "stallhead", "stallmid", "drip", "pingdrip"}
+SILENT = {"stall0", "stallhead", "stallopen", "stallmid", "drip", "pingdrip"}
 RESET = {"cut0", "cuthead", "cuthalfhead", "cutmid"}
 CASES = [
     (provider, fault.name, streamed)
@@ -112,6 +112,18 @@ async def test_half_of_the_text_can_end_in_good_order(
     if streamed:
         text = streamed_text(provider, got)
         assert 0 < len(text) < len(streamed_text(provider, whole))
+
+
+@cases("stallopen")
+async def test_a_stream_can_be_silent_before_its_text(
+    caller: Caller, provider: LLMProvider, streamed: bool
+) -> None:
+    """What comes before the text comes, and nothing after it."""
+    got = await caller.ask(provider, model="sim--stallopen", streamed=streamed, wait_s=0.5)
+
+    assert (got.status, got.end) == (200, "silent")
+    assert bool(got.events) == (provider is not P.GOOGLE)  # which begins with the text
+    assert streamed_text(provider, got) == ""
 
 
 @cases("errevent")
@@ -297,19 +309,25 @@ async def test_an_answer_begun_by_the_caller_can_be_refused(
     caller: Caller, provider: LLMProvider
 ) -> None:
     """Only where there is one."""
-    turns = [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Well"}]
+    turns: list[dict[str, Any]] = [
+        {"role": "user", "content": "Hi"},
+        {"role": "assistant", "content": "Well"},
+    ]
     contents = [
         {"role": "user", "parts": [{"text": "Hi"}]},
         {"role": "model", "parts": [{"text": "Well"}]},
     ]
     fields: dict[str, Any] = {"messages": turns}
+    if provider is P.MISTRAL:
+        turns[-1]["prefix"] = True
     if provider is P.GOOGLE:
         fields = {"contents": contents}
 
     refused = await caller.ask(provider, model="sim--prefill400", **fields)
     taken = await caller.ask(provider, model="sim--prefill400")
+    begun = await caller.ask(provider, **fields)
 
-    assert (refused.status, taken.status) == (400, 200)
+    assert (refused.status, taken.status, begun.status) == (400, 200, 200)
 
 
 async def test_faults_can_strike_now_and_then(caller: Caller) -> None:
@@ -386,4 +404,6 @@ def test_sizes_follow_the_names_of_faults() -> None:
         "tinyevents",
         "deepjson",
         "long",
+        "usagex",
+        "overlap",
     }
