@@ -5,6 +5,7 @@ raises into a run, and no answer waits for a disk for long.
 """
 
 import asyncio
+import concurrent.futures
 import dataclasses
 import hashlib
 import json
@@ -14,7 +15,6 @@ import secrets
 import sqlite3
 from asyncio import Future
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
@@ -215,10 +215,10 @@ class CompletionCache:
 
     def _begin(self) -> None:
         self._pid = os.getpid()
-        self._worker = ThreadPoolExecutor(1, thread_name_prefix="cache")
+        self._worker = concurrent.futures.ThreadPoolExecutor(1, thread_name_prefix="cache")
         self._files: Files | None = None
         self._opening: Future[Files | Exception] | None = None
-        self._closing: Future[object] | None = None
+        self._closing: concurrent.futures.Future[object] | None = None
         self._damaged: int | None = None  # the database that was, by its inode
         self._off_until_s = float("-inf")
 
@@ -314,7 +314,7 @@ class CompletionCache:
             await self._clock.first_done({self._opening}, OPEN_S)
         self._let_go()
         if self._closing is not None:
-            await self._clock.first_done({self._closing}, OPEN_S)
+            await self._clock.first_done({asyncio.wrap_future(self._closing)}, OPEN_S)
         if self._opening is None:  # else the thread is still needed, to close what it opens
             self._worker.shutdown(wait=False)
 
@@ -329,16 +329,27 @@ class CompletionCache:
         return int(1000 * max(counted_s, self._clock.now().timestamp()))
 
     async def _administer(self, job: Callable[[Files], T]) -> T:
+        try:
+            try:
+                return await self._use(job)
+            except Exception as error:
+                if not is_damage(error):
+                    raise
+            return await self._use(job)  # with the one that was begun anew
+        except Exception as error:
+            message = f"the cache in {self.folder} cannot be used: {reason(error)}"
+            raise CacheError(message) from error
+
+    async def _use(self, job: Callable[[Files], T]) -> T:
         await self.open()
         files = self._files
         if files is None:
-            raise CacheError(f"the cache in {self.folder} cannot be used: {self.fault or 'closed'}")
+            raise OSError(self.fault or "it is closed")
         try:
             return await self._finish(partial(job, files), CLEAR_S)
         except Exception as error:
             self._fail(files, error)
-            message = f"the cache in {self.folder} cannot be used: {reason(error)}"
-            raise CacheError(message) from error
+            raise
 
     # The worker thread.
 
@@ -405,7 +416,7 @@ class CompletionCache:
         if files is not None:
             with suppress(sqlite3.Error):
                 files.close_reader()
-            self._closing = self._start(files.close)
+            self._closing = self._worker.submit(_outcome, files.close)
 
 
 def _outcome(job: Callable[[], T]) -> T | Exception:

@@ -623,6 +623,46 @@ async def test_of_two_who_find_damage_only_the_first_moves_the_database(folder: 
         assert second.get(KEY) == ANSWER
 
 
+async def test_clearing_is_no_matter_of_how_damaged_it_is(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What only comes to light while it is emptied is moved aside, and then removed."""
+    await stored(folder, 5)
+    empty, damaged = cache_files.Files.empty, ["malformed"]
+
+    def fail_once(files: cache_files.Files) -> int:
+        if damaged:
+            raise sqlite3.DatabaseError(damaged.pop())
+        return empty(files)
+
+    monkeypatch.setattr(cache_files.Files, "empty", fail_once)
+    async with opened(folder) as cache:
+        assert await cache.clear() == 0
+        assert (await cache.stats()).answers == 0
+    damaged += ["malformed"] * 2
+    async with opened(folder) as cache:
+        with pytest.raises(CacheError, match="malformed"):
+            await cache.clear()
+
+
+def test_a_get_that_fails_needs_no_running_loop(folder: Path) -> None:
+    """It is an ordinary function, and never raises."""
+
+    async def begin() -> CompletionCache:
+        cache = CompletionCache(folder, CacheConfig(), SECRET, clock=FakeClock())
+        await cache.put(KEY, ANSWER)
+        return cache
+
+    with asyncio.Runner() as runner:
+        cache = runner.run(begin())
+        assert cache.get(KEY) == ANSWER
+        files = cache._files
+        assert files is not None
+        files.close_reader()
+        assert cache.get(KEY) is None
+        runner.run(cache.aclose())
+
+
 # Faults of the world around it.
 
 
