@@ -1,6 +1,6 @@
 """What the wire said during one call. Light: it is known before any HTTP library is loaded."""
 
-from collections.abc import AsyncIterable
+from collections.abc import AsyncIterator
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from typing import Any
@@ -19,6 +19,7 @@ class Call:
     inner: Any  # the httpx transport that really sends
     streamed: bool
     about: About
+    reads_itself: bool = False  # the adapter reads the answer from the wire, litellm does not
     done_is_complete: bool = False  # `[DONE]` without a finish reason ends an answer
     given_up: bool = False  # its caller is gone: nothing must be sent any more
     requests: int = 0
@@ -28,8 +29,7 @@ class Call:
     said_usage: Json | None = None  # what it said of its tokens, in its own words
     ended: bool = False  # the stream came to an orderly end
     body: Json | None = None  # of a plain answer
-    events: list[Json] | None = None  # collected only for an adapter that reads them itself
-    lines: AsyncIterable[bytes] | None = field(default=None, repr=False)  # of a stream, checked
+    events: AsyncIterator[Json] | None = field(default=None, repr=False)  # of a stream, checked
     response: Any = field(default=None, repr=False)
 
     @property
@@ -41,6 +41,15 @@ class Call:
         """Close the provider's connection, if it is still open."""
         if self.response is not None:
             await self.response.aclose()
+
+
+class Ended(BaseException):
+    """Raised by the transport into litellm when there is nothing more for it to do in a call.
+
+    What came of the call stands in `Call`: a failure, or an answer that the adapter reads itself.
+    This is no `Exception`, so litellm and what it calls let it pass as they let a cancellation
+    pass, with no retry, no error of their own and no bookkeeping, which cost more than the call.
+    """
 
 
 CURRENT: ContextVar[Call | None] = ContextVar("adapters_current_call", default=None)

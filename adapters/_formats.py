@@ -5,7 +5,7 @@ trusted; turning it into text and tool calls stays litellm's work.
 """
 
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 from adapters._usage import anthropic_usage, cohere_usage, google_usage, openai_usage
@@ -39,7 +39,6 @@ class WireFormat:
     model: Callable[[Json], str | None]
     is_last: Callable[[Json], bool] = lambda event: False  # nothing follows this event
     has_answer: Callable[[Json], bool]  # a plain body holds at least one candidate answer
-    mend: Callable[[Json], bool] = lambda body: False  # put right what litellm cannot read
     fault: Callable[[Json], str | None] = lambda body: None  # what breaks the protocol in it
     usage_key: str = "usage"  # of a plain body
     empty_usage: Any = None  # what replaces usage that is nonsense or missing
@@ -131,19 +130,6 @@ def _openai_usage_holder(body: Json) -> tuple[Json, str] | None:
 def _own_model(body: Json) -> str | None:
     model = body.get("model")
     return model if isinstance(model, str) else None
-
-
-def _parts_as_text(body: Json) -> bool:
-    """Some hosts send a message's content as a list of parts, as Mistral does. Says if it did."""
-    changed = False
-    for choice in _choices(body):
-        message = choice.get("message")
-        if isinstance(message, dict) and isinstance(message.get("content"), list):
-            text, reasoning = split_parts(message["content"])
-            message["content"] = text
-            message.setdefault("reasoning_content", reasoning or None)
-            changed = True
-    return changed
 
 
 def split_parts(parts: list[Any]) -> tuple[str, str]:
@@ -245,7 +231,6 @@ OPENAI = WireFormat(
     has_answer=lambda body: any("message" in choice for choice in _choices(body)),
     fault=_content_fault,
 )
-OPENAI_LIKE = replace(OPENAI, mend=_parts_as_text)  # for Mistral's own API litellm does it
 ANTHROPIC = WireFormat(
     name="anthropic",
     finish=_anthropic_finish,

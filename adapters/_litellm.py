@@ -21,7 +21,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from adapters._call import CURRENT, Call
+from adapters._call import CURRENT, Call, Ended
 from adapters._scrub import scrub
 from adapters.errors import (
     AuthenticationFailed,
@@ -276,30 +276,30 @@ def _seed_cohere_client() -> None:
 async def complete(
     call: Call, connection: Connection, kind: Clients, fields: Mapping[str, Any]
 ) -> Any:
-    """One plain call. Returns litellm's ModelResponse, checked against the wire.
+    """One plain call. Returns litellm's ModelResponse, or the body if the adapter reads it itself.
 
     Raises:
         ProviderError: whatever went wrong, by its true class.
     """
-    return await _send(call, connection, kind, fields)
+    response = await _send(call, connection, kind, fields)
+    return call.body if call.reads_itself else response
 
 
 async def open_stream(
     call: Call, connection: Connection, kind: Clients, fields: Mapping[str, Any]
 ) -> AsyncIterator[Any]:
-    """Begin a streamed call. Yields the provider's own chunks as litellm reads them.
+    """Begin a streamed call. Yields the wire's events, or the chunks that litellm makes of them.
 
-    They are taken from inside litellm's stream wrapper, which would add an invented finish reason
-    and an invented usage, at eighteen times the cost.
+    Chunks are taken from inside litellm's stream wrapper, which would add an invented finish
+    reason and an invented usage, at eighteen times the cost.
     """
     wrapper = await _send(call, connection, kind, {**fields, "stream": True})
-    if call.events is not None:  # the adapter reads the events; litellm only sent the request
-        assert call.lines is not None
-        return aiter(call.lines)
+    if call.events is not None:
+        return call.events
     token = CURRENT.set(call)
     try:
         inner = await wrapper.fetch_stream()  # Gemini sends its request only now
-    except Exception as error:  # noqa: BLE001 - litellm raises anything; explain() names it
+    except (Exception, Ended) as error:  # noqa: BLE001 - litellm raises anything; explain() names it
         raise explain(call, error, fields) from None
     finally:
         CURRENT.reset(token)
@@ -325,6 +325,8 @@ async def _send(
                 **fields,
             ),
         )
+    except Ended:
+        response = None  # what came of it stands in the call
     except Exception as error:  # noqa: BLE001 - litellm raises anything; explain() names it
         raise explain(call, error, fields) from None
     finally:
@@ -353,7 +355,7 @@ async def _given_up_whole(call: Call, sending: Coroutine[Any, Any, Any]) -> Any:
         raise
 
 
-def explain(call: Call, error: Exception, fields: Mapping[str, Any]) -> ProviderError:
+def explain(call: Call, error: BaseException, fields: Mapping[str, Any]) -> ProviderError:
     """Which error this is: what the wire said if it said anything, else litellm's class."""
     if call.failure is not None:
         return call.failure

@@ -7,7 +7,7 @@ from typing import Any, ClassVar, NoReturn
 from urllib.parse import urlsplit
 
 from adapters import _formats, _litellm, _read
-from adapters._call import Call
+from adapters._call import Call, Ended
 from adapters._clocks import Clocks
 from adapters._media import refused_url
 from adapters._scrub import scrub
@@ -59,7 +59,7 @@ class LiteLLMAdapter(BaseAdapter):
     clients: ClassVar[_litellm.Clients] = "handler"
     asks_for_usage: ClassVar[bool] = False  # streams carry usage only when asked
     ignored: ClassVar[frozenset[str]] = frozenset()  # wishes this provider has no field for
-    reads_events_itself: ClassVar[bool] = False  # streams: `reader` is given the wire's events
+    reads_itself: ClassVar[bool] = False  # from the wire's JSON; litellm only sends the request
 
     def __init__(self, config: ModelConfig, *, deployment: str = "") -> None:
         super().__init__(config, deployment=deployment)
@@ -134,7 +134,7 @@ class LiteLLMAdapter(BaseAdapter):
     def read_answer(
         self, response: Any, body: Mapping[str, Any]
     ) -> tuple[str, str, tuple[ToolCall, ...]]:
-        """Text, reasoning and tool calls of a plain answer: litellm's reading of it."""
+        """Text, reasoning and tool calls of a plain answer, by default as litellm read it."""
         return _read.read_message(response)
 
     def reader(self) -> _read.Reader:
@@ -242,7 +242,7 @@ class LiteLLMAdapter(BaseAdapter):
             streamed=streamed,
             about=self.named(),
             done_is_complete=self.config.done_without_finish == "complete",
-            events=[] if self.reads_events_itself else None,
+            reads_itself=self.reads_itself,
         )
         try:
             yield call
@@ -261,15 +261,12 @@ class LiteLLMAdapter(BaseAdapter):
         reader, join = self.reader(), _Joiner()
         try:
             async for piece in source:
-                if call.events is None:
-                    yield join.chunk(reader.read(piece))
-                while call.events:
-                    yield join.chunk(reader.read(call.events.pop(0)))
+                yield join.chunk(reader.read(piece))
             yield join.chunk(reader.end())
             yield join.end()
         except ProviderError:
             raise
-        except Exception as error:  # noqa: BLE001 - litellm raises anything; explain() names it
+        except (Exception, Ended) as error:  # noqa: BLE001 - litellm raises anything; explain() names it
             raise _litellm.explain(call, error, fields) from None
         if call.failure is not None:
             raise call.failure
@@ -348,10 +345,10 @@ class OpenAILikeAdapter(LiteLLMAdapter):
     """What OpenAI itself and every compatible endpoint have in common."""
 
     prefix = "openai"
-    wire = _formats.OPENAI_LIKE
+    wire = _formats.OPENAI
     clients: ClassVar = "sdk"
     asks_for_usage = True
-    reads_events_itself = True  # they have our shape already; two models of each cost the most
+    reads_itself = True  # they have our shape already, and two models of each cost the most
 
     def write_fields(self, given: dict[str, Any]) -> dict[str, Any]:
         """Sampling fields go into the body as they are: the provider judges them, not litellm."""

@@ -12,7 +12,7 @@ from collections.abc import AsyncIterator, Mapping
 
 import httpx
 
-from adapters._call import CURRENT, Call
+from adapters._call import CURRENT, Call, Ended
 from adapters._classify import error_class, retry_after_s, status_of
 from adapters._formats import Json, WireError, is_plausible, read_error, said
 from adapters._surrogates import dumps, loads
@@ -38,14 +38,10 @@ _UNSAFE_IN_LINES = (  # str.splitlines, which httpx uses, breaks lines at these
 )
 
 
-class Refused(httpx.TransportError):
-    """Raised into litellm to end a call; `Call.failure` holds what our caller will see."""
-
-
-def _refuse(call: Call, error: ProviderError) -> Refused:
+def _refuse(call: Call, error: ProviderError) -> Ended:
     """Remember the call's first failure; raise what this returns."""
     call.failure = call.failure or error
-    return Refused(type(call.failure).__name__)
+    return Ended(type(call.failure).__name__)
 
 
 class WatchedTransport(httpx.AsyncBaseTransport):
@@ -135,7 +131,7 @@ def _reason(error: BaseException) -> str:
     return type(seen or error).__name__
 
 
-async def _refuse_redirect(call: Call, request: httpx.Request, response: httpx.Response) -> Refused:
+async def _refuse_redirect(call: Call, request: httpx.Request, response: httpx.Response) -> Ended:
     await response.aclose()
     target = _host(response.headers.get("location", "")) or "elsewhere"
     message = (
@@ -155,7 +151,7 @@ def _host(url: str) -> str:
         return ""
 
 
-async def _refuse_status(call: Call, response: httpx.Response) -> Refused:
+async def _refuse_status(call: Call, response: httpx.Response) -> Ended:
     status = response.status_code
     try:
         raw = await _read_up_to(response, ERROR_BODY_BYTES)
@@ -225,10 +221,11 @@ async def _read_plain(
     changed = _note(call, body)  # an answer with nothing in it may still be billed
     _require_answer(call, body)
     call.finish = call.format.finish(body)
+    if call.reads_itself:
+        raise Ended("answered")
     if call.said_usage is None and call.format.empty_usage is not None:  # litellm cannot do without
         body[call.format.usage_key] = call.format.empty_usage
         changed = True
-    changed = call.format.mend(body) or changed
     content = dumps(body) if changed else raw
     return httpx.Response(200, headers=_kept(response.headers), content=content, request=request)
 
@@ -293,7 +290,10 @@ async def _open_stream(
     first = await _first_part(call, parts)
     if first[:1] in (b"{", b"[", b"<"):
         raise await _refuse_plain_in_stream(call, first, parts, response)
-    stream = call.lines = _WatchedStream(call, first, parts, response)
+    stream = _WatchedStream(call, first, parts, response)
+    if call.reads_itself:
+        call.events = stream.events()
+        raise Ended("answered")
     headers = [("content-type", "text/event-stream")]
     return httpx.Response(200, headers=headers, stream=stream, request=request)
 
@@ -309,8 +309,6 @@ async def _first_part(call: Call, parts: AsyncIterator[bytes]) -> bytes:
                 raise _refuse(call, MalformedResponse(message, **call.about))
             if start := part.lstrip(b"\xef\xbb\xbf \t\r\n"):
                 return start
-    except Refused:
-        raise
     except httpx.RequestError as error:
         message = "the connection closed before any of the answer arrived"
         raise _refuse(call, ConnectionFailed(message, **call.about)) from error
@@ -319,7 +317,7 @@ async def _first_part(call: Call, parts: AsyncIterator[bytes]) -> bytes:
 
 async def _refuse_plain_in_stream(
     call: Call, first: bytes, parts: AsyncIterator[bytes], response: httpx.Response
-) -> Refused:
+) -> Ended:
     raw = first
     try:
         async for part in parts:
@@ -338,7 +336,7 @@ async def _refuse_plain_in_stream(
 
 
 class _WatchedStream(httpx.AsyncByteStream):
-    """A stream of events, each checked, handed on as one `data:` line of safe JSON."""
+    """A stream of events, each checked. litellm is given each as one `data:` line of safe JSON."""
 
     def __init__(
         self, call: Call, first: bytes, parts: AsyncIterator[bytes], response: httpx.Response
@@ -352,13 +350,16 @@ class _WatchedStream(httpx.AsyncByteStream):
         self._id_count = 0
 
     async def __aiter__(self) -> AsyncIterator[bytes]:
+        async for event in self.events():
+            yield b"data: " + _one_line(dumps(event)) + b"\n\n"
+
+    async def events(self) -> AsyncIterator[Json]:
+        """The events themselves, for an adapter that reads them."""
         call = self._call
         try:
-            async for line in self._lines():
-                yield line
+            async for event in self._checked():
+                yield event
         except httpx.RequestError as error:
-            if isinstance(error, Refused):
-                raise
             if call.finish is None:
                 raise _refuse(call, _broken(call)) from error
         except LimitExceeded as error:
@@ -366,21 +367,21 @@ class _WatchedStream(httpx.AsyncByteStream):
         if call.finish is None:
             raise _refuse(call, _broken(call))
 
-    async def _lines(self) -> AsyncIterator[bytes]:
+    async def _checked(self) -> AsyncIterator[Json]:
         call = self._call
         decoder = EventDecoder(call.limits)
-        for event in decoder.feed(self._first):
-            if (line := self._check(event)) is not None:
-                yield line
+        for raw in decoder.feed(self._first):
+            if (event := self._check(raw)) is not None:
+                yield event
         while not self._ended:
             try:
                 part = await anext(self._parts)
             except StopAsyncIteration:
                 part, self._ended = b"\n\n", True  # the last event may lack its empty line
                 call.ended = True
-            for event in decoder.feed(part):
-                if (line := self._check(event)) is not None:
-                    yield line
+            for raw in decoder.feed(part):
+                if (event := self._check(raw)) is not None:
+                    yield event
         await self._drain()
 
     async def _drain(self) -> None:
@@ -392,13 +393,13 @@ class _WatchedStream(httpx.AsyncByteStream):
         except (TimeoutError, httpx.RequestError):
             await self._response.aclose()
 
-    def _check(self, raw: bytes) -> bytes | None:
+    def _check(self, raw: bytes) -> Json | None:
         call = self._call
         if raw.strip() == b"[DONE]":
             self._ended = call.ended = True
             if call.finish is None and call.done_is_complete:
                 call.finish = "stop"
-            return b"data: [DONE]\n\n" if call.finish is not None else None
+            return None
         try:
             event = loads(raw)
         except ValueError as error:
@@ -413,13 +414,10 @@ class _WatchedStream(httpx.AsyncByteStream):
             raise _refuse(call, _typed(call, status_of(found), found, self._response.headers))
         if self._is_foreign(event):
             return None
-        if _note(call, event):
-            raw = dumps(event)
+        _note(call, event)
         call.finish = call.format.finish(event) or call.finish
         self._ended = self._ended or call.format.is_last(event)
-        if call.events is not None:
-            call.events.append(event)
-        return b"data: " + _one_line(raw) + b"\n\n"
+        return event
 
     def _is_foreign(self, event: Json) -> bool:
         """Whether the event says more of another answer: its id differs from one seen repeatedly.
@@ -448,8 +446,6 @@ def _one_line(raw: bytes) -> bytes:
     for unsafe, escaped in _UNSAFE_IN_LINES:
         if unsafe in raw:
             raw = raw.replace(unsafe, escaped)
-    if b"\n" in raw or b"\r" in raw:  # JSON on several data lines; none can be inside a string
-        raw = raw.replace(b"\r", b" ").replace(b"\n", b" ")
     if b"[DONE]" in raw:  # litellm takes these six characters for the end, wherever they stand
         raw = raw.replace(b"[DONE]", b"\\u005bDONE]")
     return raw

@@ -24,7 +24,7 @@ class CohereAdapter(LiteLLMAdapter):
     clients: ClassVar = "seeded"
     extra_fields: ClassVar = LiteLLMAdapter.extra_fields | {"documents"}
     ignored: ClassVar = frozenset(("user", "safety_identifier"))
-    reads_events_itself = True
+    reads_itself = True
 
     def write_fields(self, given: dict[str, Any]) -> dict[str, Any]:
         """litellm renames the sampling fields; the rest it would refuse or send misspelt."""

@@ -16,7 +16,7 @@ class MistralAdapter(LiteLLMAdapter):
     default_base = "https://api.mistral.ai/v1"
     key_variables: ClassVar = ("MISTRAL_API_KEY",)
     ignored: ClassVar = frozenset(("user", "safety_identifier"))
-    reads_events_itself = True
+    reads_itself = True
 
     def write_fields(self, given: dict[str, Any]) -> dict[str, Any]:
         passed = [name for name in _UNKNOWN_TO_LITELLM if name in given]
