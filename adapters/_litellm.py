@@ -101,7 +101,7 @@ _loading = threading.Lock()
 _litellm: Any = None  # the module, once it is loaded
 _shared: "_Shared | None" = None
 
-Clients = Literal["sdk", "handler", "seeded"]
+Clients = Literal["sdk", "handler", "seeded", "session"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,6 +110,7 @@ class _Shared:
 
     transport: Any  # our WatchedTransport
     handler: Any  # litellm's AsyncHTTPHandler over our transport
+    session: Any  # what passes for an aiohttp session over our transport
     http: Any  # an httpx.AsyncClient over our transport, for the openai SDK
     tls: Any
 
@@ -161,13 +162,14 @@ def _build_shared() -> _Shared:
     import httpx  # with litellm, not before: it costs 0.1 s
     from litellm.llms.custom_httpx.http_handler import AsyncHTTPHandler, get_ssl_configuration
 
-    from adapters._wire import WatchedTransport
+    from adapters._wire import WatchedSession, WatchedTransport
 
     tls = get_ssl_configuration()
     transport = WatchedTransport(_plain_transport(tls))
     return _Shared(
         transport=transport,
         handler=AsyncHTTPHandler(transport=transport, follow_redirects=False),
+        session=WatchedSession(transport),
         http=httpx.AsyncClient(transport=transport, follow_redirects=False, trust_env=False),
         tls=tls,
     )
@@ -224,6 +226,8 @@ class Connection:
         """What to pass to litellm as `client`."""
         if kind == "handler":
             return _live().handler
+        if kind == "session":
+            return _live().session
         if kind == "seeded":
             _seed_cohere_client()
             return None

@@ -346,7 +346,7 @@ class OpenAILikeAdapter(LiteLLMAdapter):
 
     prefix = "openai"
     wire = _formats.OPENAI
-    clients: ClassVar = "sdk"
+    clients: ClassVar[_litellm.Clients] = "sdk"
     asks_for_usage = True
     reads_itself = True  # they have our shape already, and two models of each cost the most
 

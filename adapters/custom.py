@@ -1,5 +1,7 @@
 """Any OpenAI-compatible endpoint: a local server, a gateway, another host."""
 
+from typing import ClassVar
+
 from adapters._media import is_local
 from adapters._provider import OpenAILikeAdapter
 
@@ -7,7 +9,8 @@ from adapters._provider import OpenAILikeAdapter
 class CustomAdapter(OpenAILikeAdapter):
     """`api_base` is required. Without a key a placeholder is sent: local servers want none."""
 
-    prefix = "custom_openai"
+    prefix = "aiohttp_openai"  # litellm's leanest path, without openai's client inside
+    clients: ClassVar = "session"
     default_base = ""
 
     def fallback_key(self) -> str:

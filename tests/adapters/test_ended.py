@@ -2,6 +2,7 @@
 
 from pkgutil import resolve_name
 from typing import Any
+from unittest import mock
 
 import httpx
 import pytest
@@ -73,3 +74,15 @@ async def test_litellm_does_by_these_names_what_is_left_out(afterwards: list[str
     await collect(wired.adapter.stream(ASK))
 
     assert set(AFTERWARDS[1::2]) == set(afterwards)
+
+
+async def test_litellms_leanest_path_asks_its_session_for_nothing_but_a_post() -> None:
+    """It is given no real session, only what it uses of one."""
+    wired = await wire("custom", plain("custom"))
+    session = _litellm._live().session
+
+    with mock.patch.object(type(session), "__getattr__", create=True) as asked:
+        await wired.adapter.complete(ASK)
+
+    assert len(wired.requests) == 1
+    assert asked.call_args_list == []
