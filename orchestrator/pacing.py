@@ -1,0 +1,319 @@
+"""How fast a deployment may be called: requests and tokens a minute, calls at a time, pauses.
+
+Whoever finds no room waits in line, first come, first served, or is told at once that the wait is
+longer than there is time for. All of it belongs to one event loop.
+"""
+
+import asyncio
+from asyncio import Future
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal, NamedTuple, TypeAlias
+
+from adapters.config import RatesConfig
+from orchestrator.clock import Clock
+from orchestrator.errors import RateExceeded
+
+# How a call ended, as far as its pace is concerned; `unsent` gives back all that was taken for it.
+Ending: TypeAlias = Literal["ok", "rate_limited", "other", "unsent"]
+
+CONCURRENCY = 500  # calls at a time where nothing is configured: aiohttp opens no more to one host
+PAUSE_MAX_S = 600.0  # longer than that, and it is worth asking again what was meant
+MINUTE_MS = 60_000
+MOMENT_MS = 50  # what is used within such a moment is remembered as one
+
+
+@dataclass(slots=True, eq=False)
+class Slot:
+    """A place among the calls in flight. It is left once; a second time does nothing."""
+
+    leave_with: Callable[["Slot", Ending, int | None], None]
+    tokens: int
+    epoch: int
+    request_moment: "_Moment | None"
+    tokens_moment: "_Moment | None"
+    is_left: bool = False
+
+    def leave(self, ending: Ending, tokens_used: int | None = None) -> None:
+        """Make room; on every path, or the place is lost.
+
+        Args:
+            ending: `ok` may widen how many calls go at a time, `rate_limited` halves it.
+            tokens_used: What the call really used, if that is known: the rest is given back.
+        """
+        if not self.is_left:
+            self.is_left = True
+            self.leave_with(self, ending, tokens_used)
+
+
+class Pace:
+    """Keep a deployment's calls within its rates, and adapt how many go at a time.
+
+    The limit of calls at a time starts at its ceiling, `rates.concurrency`. A 429 halves it, once
+    for all the calls that were in flight together; each full round of successes at the limit adds
+    one. Where nothing is limited, entering costs next to nothing.
+
+    >>> from orchestrator.clock import FakeClock
+    >>> async def calls() -> None:
+    ...     pace = Pace(RatesConfig(requests_per_minute=1), FakeClock(), deployment="gpt")
+    ...     (await pace.enter(1000, until_s=30)).leave("ok")
+    ...     await pace.enter(1000, until_s=30)
+    >>> asyncio.run(calls())
+    Traceback (most recent call last):
+    orchestrator.errors.RateExceeded: gpt has used up its requests a minute; there is room in 60.0 s
+    """
+
+    def __init__(self, rates: RatesConfig, clock: Clock, *, deployment: str) -> None:
+        self._clock = clock
+        self._deployment = deployment
+        self._ceiling = rates.concurrency or CONCURRENCY
+        self._limit = self._ceiling
+        self._in_flight = 0
+        self._epoch = 0  # how often the limit has been lowered
+        self._successes = 0  # at the limit, since it was changed
+        self._resumes_s = 0.0
+        self._requests = _Window.of(rates.requests_per_minute)
+        self._tokens = _Window.of(rates.tokens_per_minute)
+        self._line: deque[_Waiter] = deque()
+        self._tokens_in_line = 0
+
+    @property
+    def in_flight(self) -> int:
+        """How many calls are under way."""
+        return self._in_flight
+
+    @property
+    def limit(self) -> int:
+        """How many may be, for now."""
+        return self._limit
+
+    async def enter(self, tokens: int, until_s: float) -> Slot:
+        """Wait for room for a call, and take it.
+
+        Args:
+            tokens: An estimate of what it will use, prompt and answer.
+            until_s: How long it may wait, on the monotonic clock.
+
+        Raises:
+            RateExceeded: there is no room until then; raised as soon as that is known.
+        """
+        if self._line or self._is_full or self._wait(1, tokens).seconds > 0:
+            await self._stand_in_line(tokens, until_s)
+        return self._take(tokens)
+
+    def pause(self, seconds: float) -> None:
+        """Start no call for so long: the provider's Retry-After. A pause never gets shorter."""
+        if seconds > 0:
+            ends_s = self._clock.monotonic() + min(seconds, PAUSE_MAX_S)
+            self._resumes_s = max(self._resumes_s, ends_s)
+            for waiter in self._line:  # some may learn that it is too long for them
+                waiter.ring()
+
+    @property
+    def _is_full(self) -> bool:
+        return self._in_flight >= self._limit
+
+    def _wait(self, requests: int, tokens: int) -> "_Wait":
+        """How long until the rates have room for so much, were it next; and for what reason."""
+        now_s = self._clock.monotonic()
+        wait = _Wait(max(0.0, self._resumes_s - now_s), "asked for a pause")
+        if self._requests:
+            seconds = self._requests.wait_s(requests, now_s)
+            wait = max(wait, _Wait(seconds, "has used up its requests a minute"))
+        if self._tokens:
+            seconds = self._tokens.wait_s(tokens, now_s)
+            wait = max(wait, _Wait(seconds, "has used up its tokens a minute"))
+        return wait
+
+    async def _stand_in_line(self, tokens: int, until_s: float) -> None:
+        """Wait until everyone before has entered and there is room, or refuse."""
+        self._refuse_the_impossible(tokens, until_s)
+        waiter = _Waiter(tokens)
+        self._line.append(waiter)
+        self._tokens_in_line += tokens
+        try:
+            while not self._may_enter(waiter):
+                limit_s = self._patience_s(waiter, until_s)
+                await self._clock.first_done([waiter.new_bell()], limit_s)
+        finally:
+            self._line.remove(waiter)
+            self._tokens_in_line -= tokens
+            self._ring_first()
+
+    def _refuse_the_impossible(self, tokens: int, until_s: float) -> None:
+        if self._tokens and tokens > self._tokens.per_minute:
+            raise RateExceeded(
+                f"{self._deployment} may use {self._tokens.per_minute:,} tokens a minute; "
+                f"a call of {tokens:,} never fits",
+                deployment=self._deployment,
+            )
+        wait = self._wait(len(self._line) + 1, self._tokens_in_line + tokens)
+        if wait.seconds > until_s - self._clock.monotonic():
+            raise self._refusal(wait)
+
+    def _may_enter(self, waiter: "_Waiter") -> bool:
+        return (
+            self._line[0] is waiter
+            and not self._is_full
+            and self._wait(1, waiter.tokens).seconds <= 0
+        )
+
+    def _patience_s(self, waiter: "_Waiter", until_s: float) -> float:
+        """How long it is worth waiting for the bell.
+
+        Raises:
+            RateExceeded: no longer.
+        """
+        is_first = self._line[0] is waiter
+        wait = self._wait(1, waiter.tokens) if is_first else self._wait(0, 0)
+        left_s = until_s - self._clock.monotonic()
+        if wait.seconds > max(left_s, 0):
+            raise self._refusal(wait)
+        if left_s <= 0:
+            raise RateExceeded(
+                f"{self._deployment} has {self._in_flight} calls under way and "
+                f"{len(self._line)} in line; there was no room in time",
+                deployment=self._deployment,
+            )
+        return wait.seconds or left_s
+
+    def _refusal(self, wait: "_Wait") -> RateExceeded:
+        return RateExceeded(
+            f"{self._deployment} {wait.why}; there is room in {wait.seconds:.1f} s",
+            deployment=self._deployment,
+            retry_after_s=wait.seconds,
+        )
+
+    def _take(self, tokens: int) -> Slot:
+        now_s = self._clock.monotonic()
+        self._in_flight += 1
+        return Slot(
+            self._leave,
+            tokens,
+            self._epoch,
+            self._requests.use(1, now_s) if self._requests else None,
+            self._tokens.use(tokens, now_s) if self._tokens else None,
+        )
+
+    def _leave(self, slot: Slot, ending: Ending, tokens_used: int | None) -> None:
+        self._adapt(slot, ending)
+        self._in_flight -= 1
+        now_s = self._clock.monotonic()
+        if ending == "unsent":
+            tokens_used = 0
+            if self._requests and slot.request_moment:
+                self._requests.correct(slot.request_moment, -1, now_s)
+        if self._tokens and slot.tokens_moment and tokens_used is not None:
+            difference = max(tokens_used, 0) - slot.tokens
+            self._tokens.correct(slot.tokens_moment, difference, now_s)
+        self._ring_first()
+
+    def _adapt(self, slot: Slot, ending: Ending) -> None:
+        """Additive increase, multiplicative decrease. The call itself still counts as in flight."""
+        if ending == "ok" and self._is_full and self._limit < self._ceiling:
+            self._successes += 1
+            if self._successes >= self._limit:
+                self._limit, self._successes = self._limit + 1, 0
+        elif ending == "rate_limited" and slot.epoch == self._epoch:
+            # Half of what was too much, which may be far below the limit. The others of the same
+            # round, refused for the same reason, were started in an older epoch.
+            self._limit = max(1, min(self._limit, self._in_flight) // 2)
+            self._successes = 0
+            self._epoch += 1
+
+    def _ring_first(self) -> None:
+        if self._line:
+            self._line[0].ring()
+
+
+class _Wait(NamedTuple):
+    seconds: float
+    why: str
+
+
+@dataclass(slots=True, eq=False)
+class _Waiter:
+    """Someone in line, and the bell that says: look again."""
+
+    tokens: int
+    bell: Future[None] | None = None
+
+    def new_bell(self) -> Future[None]:
+        self.bell = asyncio.get_running_loop().create_future()
+        return self.bell
+
+    def ring(self) -> None:
+        if self.bell and not self.bell.done():
+            self.bell.set_result(None)
+
+
+@dataclass(slots=True, eq=False)
+class _Moment:
+    """What was used at about the same time; `at_ms` is its end, so that none counts too short."""
+
+    at_ms: int
+    used: int = 0
+
+
+class _Window:
+    """What was used of a minute's allowance within the last minute, any minute.
+
+    pyrate-limiter's sliding window says what fits and when. Its own log has an entry for every
+    token; this one has an entry for every moment, which is small and lets a call be corrected.
+    """
+
+    def __init__(self, per_minute: int) -> None:
+        # Loading it takes longer than all the rest of the guards, and few deployments have rates.
+        from pyrate_limiter import Rate, SlidingWindowLog  # noqa: PLC0415
+
+        self.per_minute = per_minute
+        self._rates = [Rate(per_minute, MINUTE_MS)]
+        self._policy = SlidingWindowLog()
+        self._moments: deque[_Moment] = deque()
+        self._used = 0
+
+    @classmethod
+    def of(cls, per_minute: int | None) -> "_Window | None":
+        return None if per_minute is None else cls(per_minute)
+
+    def wait_s(self, amount: int, now_s: float) -> float:
+        """How long until so much more fits; whole minutes for what is more than a minute's."""
+        now_ms = self._forget(now_s)
+        if amount <= 0:
+            return 0.0
+        minutes, rest = divmod(amount - 1, self.per_minute)
+        decision = self._policy.decide(
+            self._rates, [self._used], rest + 1, now_ms, self._moment_before
+        )
+        return (minutes * (MINUTE_MS + 1) + (decision.retry_after_ms or 0)) / 1000
+
+    def use(self, amount: int, now_s: float) -> _Moment:
+        at_ms = -(-int(now_s * 1000) // MOMENT_MS) * MOMENT_MS
+        if not self._moments or self._moments[-1].at_ms != at_ms:
+            self._moments.append(_Moment(at_ms))
+        self._moments[-1].used += amount
+        self._used += amount
+        return self._moments[-1]
+
+    def correct(self, moment: _Moment, difference: int, now_s: float) -> None:
+        """It was more or less than that; after a minute that is of no interest any more."""
+        if moment.at_ms >= self._forget(now_s) - MINUTE_MS:
+            moment.used += difference
+            self._used += difference
+
+    def _forget(self, now_s: float) -> int:
+        """Drop what is older than a minute; the time in milliseconds."""
+        now_ms = int(now_s * 1000)
+        while self._moments and self._moments[0].at_ms < now_ms - MINUTE_MS:
+            self._used -= self._moments.popleft().used
+        return now_ms
+
+    def _moment_before(self, offset: int) -> int:
+        """When the unit was used that stands so far before the newest: room comes as it leaves."""
+        to_leave = self._used - offset
+        for moment in self._moments:
+            to_leave -= moment.used
+            if to_leave <= 0:
+                return moment.at_ms
+        raise AssertionError("more has to leave than was used")
