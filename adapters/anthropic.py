@@ -22,6 +22,10 @@ class AnthropicAdapter(LiteLLMAdapter):
     key_variables: ClassVar = ("ANTHROPIC_API_KEY",)
     ignored: ClassVar = frozenset(("seed", "safety_identifier"))
 
+    def image_tokens(self) -> int:
+        """A picture is made smaller until it comes to no more."""
+        return 5_000
+
     def read_answer(
         self, response: Any, body: Mapping[str, Any]
     ) -> tuple[str, str, tuple[ToolCall, ...]]:

@@ -3,13 +3,18 @@
 import json
 from abc import ABC, abstractmethod
 from collections.abc import AsyncGenerator
+from functools import cached_property, partial
 from typing import ClassVar
 
 from adapters import _litellm
+from adapters._bound import Allowances, bound_prompt
 from adapters.config import ModelConfig
 from adapters.errors import About
+from adapters.prices import capacity_of
 from adapters.types import Chunk, Completion, CompletionFold, CompletionRequest, Limits, Usage
 
+IMAGE_TOKENS = 16_384  # of the models that see best; most need a tenth
+UNSEEN_TOKENS = 1_048_576  # of a file that only the provider opens, where no window is known
 UNDER_WAY_TOKENS = 16  # of an answer that was cancelled: written by then, and not seen here
 
 
@@ -19,8 +24,10 @@ class BaseAdapter(ABC):
     Attributes:
         config: The deployment's configuration.
         deployment: Its configured name; it stands in every error.
+        preamble_tokens: What the provider may count before the first message.
     """
 
+    preamble_tokens: ClassVar[int] = 128
     extra_fields: ClassVar[frozenset[str]] = frozenset(
         (
             "frequency_penalty",
@@ -101,6 +108,28 @@ class BaseAdapter(ABC):
             prompt_tokens=_litellm.count_tokens(self.config.model, prompt_text(request)),
             completion_tokens=request.max_tokens or self.config.max_tokens or 0,
             estimated=True,
+        )
+
+    def bound_prompt(self, request: CompletionRequest, *, margin: float = 1.5) -> int:
+        """The most prompt tokens that this call can be billed for. Cheap, whatever the length.
+
+        A short text has no more tokens than bytes. A long one is sampled, counted by a tokenizer
+        if litellm is loaded, and multiplied by `margin`: this allows for the model's own tokenizer,
+        not for a text made to deceive the samples. Pictures, sound and files have allowances.
+        """
+        count = partial(_litellm.count_tokens, "") if _litellm.is_loaded() else None
+        return bound_prompt(request, self._allowances, count=count, margin=margin)
+
+    def image_tokens(self) -> int:
+        """What the dearest picture comes to."""
+        return IMAGE_TOKENS
+
+    @cached_property
+    def _allowances(self) -> Allowances:
+        return Allowances(
+            preamble=self.preamble_tokens,
+            image=self.image_tokens(),
+            unseen=capacity_of(self.config).context_tokens or UNSEEN_TOKENS,
         )
 
     async def generate(self, prompt: str) -> str:

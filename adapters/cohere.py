@@ -22,6 +22,7 @@ class CohereAdapter(LiteLLMAdapter):
     path = "/v2/chat"
     key_variables: ClassVar = ("COHERE_API_KEY", "CO_API_KEY")
     clients: ClassVar = "seeded"
+    preamble_tokens = 1_536  # counted, and not billed
     extra_fields: ClassVar = LiteLLMAdapter.extra_fields | {"documents"}
     ignored: ClassVar = frozenset(("user", "safety_identifier"))
     reads_itself = True

@@ -10,3 +10,7 @@ class OpenAIAdapter(OpenAILikeAdapter):
 
     default_base = "https://api.openai.com/v1"
     key_variables: ClassVar = ("OPENAI_API_KEY",)
+
+    def image_tokens(self) -> int:
+        """The small 4o model bills many times the tokens of the others, at a low price."""
+        return 50_000 if "4o-mini" in self.config.model else super().image_tokens()
