@@ -24,8 +24,9 @@ from adapters.types import ToolCallDelta as Delta
 class Reply:
     """One scripted answer.
 
-    `cut_after` breaks the stream off after that many characters; `delay_s` comes before the first
-    content. `error` is raised instead of an answer.
+    `delay_s` comes before the first content, `gap_s` between two pieces. `cut_after` breaks the
+    stream off after that many characters, with `error` if there is one; without `cut_after`,
+    `error` is raised instead of an answer. `usage` is reported as it stands, true or not.
     """
 
     text: str = ""
@@ -33,7 +34,9 @@ class Reply:
     tool_calls: tuple[ToolCall, ...] = ()
     finish_reason: FinishReason = "stop"
     usage: Usage | None = None
+    model: str | None = None  # the one that says it answered, if it is not the one asked
     delay_s: float = 0.0
+    gap_s: float = 0.0
     cut_after: int | None = None
     error: ProviderError | None = None
 
@@ -97,17 +100,21 @@ class MockAdapter(BaseAdapter):
         self, request: CompletionRequest, *, limits: Limits = Limits()
     ) -> AsyncGenerator[Chunk, None]:
         reply = self._next_reply(request)
-        await self._wait(reply, limits)
-        if reply.error is not None:
+        model = reply.model or self.config.model
+        first = f"no content within {limits.first_content_s:g} s"
+        await self._wait(reply.delay_s, limits.first_content_s, first)
+        if reply.error is not None and reply.cut_after is None:
             raise reply.error
         if reply.reasoning:
-            yield Chunk(reasoning=reply.reasoning, model=self.config.model)
+            yield Chunk(reasoning=reply.reasoning, model=model)
         text = reply.text if reply.cut_after is None else reply.text[: reply.cut_after]
-        step = self._chunk_characters
-        for start in range(0, len(text), step):
-            yield Chunk(text=text[start : start + step], model=self.config.model)
+        for start in range(0, len(text), self._chunk_characters):
+            if start:
+                more = f"no more content for {limits.gap_s:g} s"
+                await self._wait(reply.gap_s, limits.gap_s, more)
+            yield Chunk(text=text[start : start + self._chunk_characters], model=model)
         if reply.cut_after is not None:
-            raise StreamBroken("the stream ended before its end", partial_text=text, **self.named())
+            raise self._cut(reply, text)
         for index, call in enumerate(reply.tool_calls):
             yield Chunk(
                 tool_calls=(
@@ -117,16 +124,23 @@ class MockAdapter(BaseAdapter):
         yield Chunk(
             finish_reason=reply.finish_reason,
             usage=reply.usage or self._count(request, reply),
-            model=self.config.model,
+            model=model,
         )
 
-    async def _wait(self, reply: Reply, limits: Limits) -> None:
-        if reply.delay_s > limits.first_content_s:
-            raise ProviderTimeout(f"no content within {limits.first_content_s:g} s", **self.named())
-        if reply.delay_s:
-            waiting = self._sleep(reply.delay_s)
+    async def _wait(self, seconds: float, limit_s: float, message: str) -> None:
+        if seconds > limit_s:
+            raise ProviderTimeout(message, **self.named())
+        if seconds:
+            waiting = self._sleep(seconds)
             if asyncio.iscoroutine(waiting):
                 await waiting
+
+    def _cut(self, reply: Reply, text: str) -> ProviderError:
+        if reply.error is not None:
+            return reply.error
+        error = StreamBroken("the stream ended before its end", partial_text=text, **self.named())
+        error.usage = reply.usage
+        return error
 
     def _count(self, request: CompletionRequest, reply: Reply) -> Usage:
         words = sum(len(str(message.get("content", "")).split()) for message in request.messages)

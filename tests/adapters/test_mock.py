@@ -11,6 +11,7 @@ from adapters import (
     MockAdapter,
     ModelConfig,
     ProviderTimeout,
+    ProviderUnavailable,
     RateLimited,
     StreamBroken,
     ToolCall,
@@ -142,6 +143,58 @@ async def test_a_delay_over_the_limit_is_a_timeout_at_once() -> None:
 
     with pytest.raises(ProviderTimeout, match="river: no content within 8 s"):
         await adapter.complete(ASK, limits=Limits(first_content_s=8.0))
+
+
+async def test_a_gap_comes_between_two_pieces() -> None:
+    """As many as there are pieces, but one; and no longer than the limit for one."""
+    slept: list[float] = []
+    reply = Reply(text="The Nile", gap_s=2.0)
+    adapter = MockAdapter([reply], chunk_characters=3, sleep=slept.append)
+
+    assert await adapter.generate("?") == "The Nile"
+    assert slept == [2.0, 2.0]
+    with pytest.raises(ProviderTimeout, match="no more content for 1 s"):
+        await adapter.complete(ASK, limits=Limits(gap_s=1.0))
+
+
+async def test_an_error_may_come_amid_an_answer() -> None:
+    """The text until there is delivered; the error is the script's, bill and all."""
+    overloaded = ProviderUnavailable("overloaded", maybe_billed=True, usage=Usage(prompt_tokens=3))
+    adapter = MockAdapter([Reply(text="The Nile", cut_after=3, error=overloaded)])
+    delivered: list[str] = []
+
+    async def listen() -> None:
+        async for chunk in adapter.stream(ASK):
+            delivered.append(chunk.text)  # noqa: PERF401 - a comprehension would lose them
+
+    with pytest.raises(ProviderUnavailable) as caught:
+        await listen()
+
+    assert delivered == ["The"]
+    assert caught.value is overloaded
+
+
+async def test_a_cut_reply_says_what_it_had_used() -> None:
+    """If the script does."""
+    usage = Usage(prompt_tokens=3, completion_tokens=1)
+    adapter = MockAdapter([Reply(text="The Nile", cut_after=3, usage=usage)])
+
+    with pytest.raises(StreamBroken) as caught:
+        await adapter.complete(ASK)
+
+    assert caught.value.maybe_billed
+    assert caught.value.usage == usage
+
+
+async def test_usage_is_reported_as_it_is_scripted() -> None:
+    """A provider may lie; and may answer as another model than the one that was asked."""
+    absurd = Usage(prompt_tokens=10**9, completion_tokens=-5)
+    adapter = MockAdapter([Reply(text="x", usage=absurd, model="another")])
+
+    completion = await adapter.complete(ASK)
+
+    assert completion.usage == absurd
+    assert completion.model == "another"
 
 
 async def test_it_is_always_available_and_closes() -> None:
