@@ -1,52 +1,93 @@
 """BaseOrchestrator: deployments, routes and panels; the one place through which every call goes."""
 
 import asyncio
-from collections import deque
+import logging
 from collections.abc import AsyncGenerator, Callable, Coroutine, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import replace
 from functools import partial
+from math import ceil
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
 from adapters.base import BaseAdapter
 from adapters.config import ModelConfig
-from adapters.errors import (
-    ContentFiltered,
-    ContextWindowExceeded,
-    InvalidRequest,
-    StreamBroken,
+from adapters.errors import StreamBroken
+from adapters.prices import price_of
+from adapters.types import Chunk, CompletionRequest, in_chunks
+from orchestrator import billing
+from orchestrator.attempts import (
+    Failure,
+    GiveUp,
+    Option,
+    Retry,
+    Step,
+    fallback_budget,
+    hedge_after_s,
+    hedge_budget,
+    next_step,
 )
-from adapters.types import Chunk, CompletionRequest
-from orchestrator.clock import Clock, SystemClock, all_done
-from orchestrator.config import OrchestratorConfig, RequestConfig
+from orchestrator.billing import NO_BOUND, Bound
+from orchestrator.breaker import BreakerState
+from orchestrator.budget import Quote
+from orchestrator.cache import replay
+from orchestrator.clock import (
+    Clock,
+    SystemClock,
+    all_done,
+    make_rng,
+    new_nonce,
+    new_run_id,
+    new_seed,
+)
+from orchestrator.config import (
+    LedgerConfig,
+    OrchestratorConfig,
+    RequestConfig,
+    config_hash,
+    ledger_url,
+)
+from orchestrator.deployment import Deployment
 from orchestrator.errors import (
+    BudgetExceeded,
     DeadlineExceeded,
     InvalidRun,
+    JournalError,
     NoDeploymentLeft,
     OrchestratorError,
     QuorumNotMet,
     UnknownModel,
+    UnknownPrice,
 )
-from orchestrator.events import Event, RunFinished, RunStarted
+from orchestrator.events import AttemptFollows, Event, RunFailed, RunFinished, RunStarted
+from orchestrator.guards import Hold, Permit, Place
+from orchestrator.journal import Journal, Opening
+from orchestrator.ledger import Ledger
 from orchestrator.panel import (
     CLOSING_S,
     Answer,
     Ending,
     Member,
     Patience,
+    describe,
     fan_out,
     stage_share_s,
 )
 from orchestrator.patterns import Pattern, PatternLibrary
 from orchestrator.prompts import draft_request, plain_request, without_tools
+from orchestrator.pursuit import Pursuit, Race, RaceLost
+from orchestrator.quoting import Basis, fitted_quote, plan_of
+from orchestrator.recall import Recall
 from orchestrator.receipts import AttemptLog, StageLog
 from orchestrator.resolve import resolve
-from orchestrator.responses import OrchestratorResponse
-from orchestrator.run import Deployment, Run
+from orchestrator.responses import OrchestratorResponse, Receipt
+from orchestrator.routing import order
+from orchestrator.run import Run
 from orchestrator.synthesis import Draft, best
 from orchestrator.yaml_source import suggestion
+
+_log = logging.getLogger(__name__)
 
 
 class BaseOrchestrator:
@@ -76,6 +117,10 @@ class BaseOrchestrator:
         clock: Where the time comes from.
         patterns: The patterns to choose from, by name; default: the built-in ones and those of
             `config.patterns_dir`.
+        journal: Where every run writes down its paid calls; default: nowhere.
+        ledger: The ledger to use instead of the one the configuration names. It is not closed with
+            the orchestrator.
+        nonce: Makes the secret of a run's fences. Only tests have a reason to give one.
     """
 
     def __init__(
@@ -85,18 +130,31 @@ class BaseOrchestrator:
         adapters: Mapping[str, BaseAdapter] | None = None,
         clock: Clock | None = None,
         patterns: Mapping[str, Pattern] | None = None,
+        journal: Journal | None = None,
+        ledger: Ledger | None = None,
+        nonce: Callable[[], str] = new_nonce,
     ) -> None:
         given = adapters or {}
         models = config.models | {
             name: adapter.config for name, adapter in given.items() if name not in config.models
         }
+        self._clock = clock or SystemClock()
         self._config = config.model_copy(update={"models": models})
+        self._config_hash = ""
         self._deployments = {
-            name: Deployment(name, model, given.get(name)) for name, model in models.items()
+            name: self._new_deployment(name, model, given.get(name))
+            for name, model in models.items()
         }
         self._retired: list[Deployment] = []
         self._running: set[asyncio.Task[None]] = set()
-        self._clock = clock or SystemClock()
+        self._nonce = nonce
+        self._journal = journal
+        self._ledger = ledger
+        self._owns_ledger = ledger is None
+        self._opening: asyncio.Lock = asyncio.Lock()
+        self._recall = Recall(config, self._clock)
+        self._fallbacks = fallback_budget(config.retry)
+        self._hedges = hedge_budget(config.retry)
         folders = [Path(config.patterns_dir)] if config.patterns_dir else []
         self.patterns: Mapping[str, Pattern] = (
             PatternLibrary(*folders) if patterns is None else patterns
@@ -119,7 +177,7 @@ class BaseOrchestrator:
         await self.aclose()
 
     async def aclose(self) -> None:
-        """End the runs there are and close every adapter."""
+        """End the runs there are, write down what is to be kept, and close every adapter."""
         await _end(self._running)
         deployments = [*self._deployments.values(), *self._retired]
         self._retired.clear()
@@ -129,6 +187,7 @@ class BaseOrchestrator:
         finally:
             for task in closing:
                 task.cancel()
+            await self._close_guards()
         ended = [task for task in closing if task not in stuck and not task.cancelled()]
         for error in [task.exception() for task in ended]:
             if error is not None:
@@ -136,6 +195,12 @@ class BaseOrchestrator:
         if stuck:
             names = ", ".join(repr(closing[task]) for task in closing if task in stuck)
             raise OrchestratorError(f"{names} did not close within {CLOSING_S:g} s")
+
+    async def _close_guards(self) -> None:
+        await self._recall.aclose()
+        if self._ledger is not None and self._owns_ledger:
+            await self._ledger.aclose()
+            self._ledger = None
 
     # The models.
 
@@ -147,7 +212,7 @@ class BaseOrchestrator:
         """
         if name in self._config.models or name in self._config.routes | self._config.panels:
             raise InvalidRun(f"{name!r} is configured already; remove it first")
-        self._deployments[name] = Deployment(name, model, adapter)
+        self._deployments[name] = self._new_deployment(name, model, adapter)
         self._configure({**self._config.models, name: model})
 
     def remove_model(self, name: str) -> None:
@@ -169,35 +234,82 @@ class BaseOrchestrator:
         """The deployments there are."""
         return dict(self._config.models)
 
+    def breakers(self) -> dict[str, BreakerState]:
+        """Which deployments are left alone at the moment, why, and until when."""
+        return {name: one.breaker.state for name, one in self._deployments.items()}
+
+    def _new_deployment(
+        self, name: str, model: ModelConfig, adapter: BaseAdapter | None
+    ) -> Deployment:
+        config = self._config
+        return Deployment(
+            name, model, adapter, clock=self._clock, breaker=config.breaker, retry=config.retry
+        )
+
     def _configure(self, models: Mapping[str, ModelConfig]) -> None:
         self._config = self._config.model_copy(update={"models": dict(models)})
+        self._config_hash = ""
 
     # Runs.
 
     async def execute_request(self, request: RequestConfig) -> OrchestratorResponse:
         """The answer to a request: what `stream_request` ends in.
 
+        Nobody watches it come, so every model is asked for its answer in one piece.
+
         Raises:
             UnknownModel: the request names nothing that is configured.
             InvalidRun: the request contradicts itself or the configuration.
+            BudgetExceeded: the run does not fit its budget.
             ProviderError: the one deployment that was asked failed.
             NoDeploymentLeft: every deployment of the route failed.
             QuorumNotMet: no member of the panel gave a usable answer.
             DeadlineExceeded: the time ended before there was one answer.
+            LedgerError: spending cannot be counted.
+            JournalError: paid calls cannot be written down.
         """
-        async with aclosing(self.stream_request(request)) as events:
-            async for event in events:
-                if isinstance(event, RunFinished):
-                    return event.response
-        raise AssertionError("a run ends with RunFinished or with an error")
+        return await _last(self._events(self._begin(request, is_live=False)))
 
-    async def stream_request(self, request: RequestConfig) -> AsyncGenerator[Event, None]:
+    def stream_request(self, request: RequestConfig) -> AsyncGenerator[Event, None]:
         """The events of a run as they happen; consume it inside `contextlib.aclosing`.
 
         Leaving it early ends the run: every call is cancelled and its connection closed.
         Raises what `execute_request` raises.
         """
-        run = self._begin(request)
+        return self._events(self._begin(request, is_live=True))
+
+    async def quote(self, request: RequestConfig) -> Quote:
+        """What a request may cost before it starts, and what gives way to its budget; no call.
+
+        Raises:
+            UnknownModel: the request names nothing that is configured.
+            InvalidRun: the request contradicts itself or the configuration.
+            BudgetExceeded: it does not fit its budget, however much gives way.
+        """
+        run = self._begin(request, is_live=False)
+        await self._open_ledger(run)
+        return await self._fitted_quote(run)
+
+    def resume_request(self, run_id: str) -> AsyncGenerator[Event, None]:
+        """Go on with a run that was interrupted: what it had paid for is not paid for again.
+
+        Raises:
+            JournalError: there is no journal of it, or it has ended.
+        """
+        if self._journal is None:
+            raise JournalError("There is no journal to resume from")
+        journal = self._journal.resume(run_id)
+        try:
+            run = self._begin(journal.opening.request, is_live=True, opening=journal.opening)
+        except BaseException:
+            journal.close()
+            raise
+        run.journal = journal
+        if journal.opening.plan is not None:
+            run.follow(journal.opening.plan)
+        return self._events(run)
+
+    async def _events(self, run: Run) -> AsyncGenerator[Event, None]:
         task = asyncio.create_task(self._drive(run))
         self._running.add(task)
         task.add_done_callback(self._running.discard)
@@ -211,10 +323,34 @@ class BaseOrchestrator:
         finally:
             await _end({task})
 
-    def _begin(self, request: RequestConfig) -> Run:
+    def _begin(
+        self, request: RequestConfig, *, is_live: bool, opening: Opening | None = None
+    ) -> Run:
         """Resolve and check a request; nothing has been called yet."""
         target = resolve(request, self._config, self.patterns)
-        return Run(request, target, dict(self._deployments), self._config, self._clock)
+        return Run(
+            opening or self._open(request, is_plain=target.is_plain),
+            target,
+            dict(self._deployments),
+            self._config,
+            self._clock,
+            is_live=is_live,
+        )
+
+    def _open(self, request: RequestConfig, *, is_plain: bool) -> Opening:
+        """What is asked, by what chance."""
+        now = self._clock.now()
+        self._config_hash = self._config_hash or config_hash(self._config)
+        chance = None if is_plain else self._recall.chance(request)
+        seed, nonce = chance or (new_seed(), self._nonce())
+        return Opening(
+            run_id=new_run_id(now),
+            started_at=now.isoformat(),
+            seed=seed if request.seed is None else request.seed,
+            nonce=nonce,
+            config_hash=self._config_hash,
+            request=request,
+        )
 
     def _members(self, run: Run) -> Sequence[Member]:
         return run.target.members
@@ -223,27 +359,106 @@ class BaseOrchestrator:
         return ("answer",) if run.target.is_plain else ("drafts",)
 
     async def _drive(self, run: Run) -> None:
-        target = run.target
-        run.channel.put(
-            RunStarted(
-                run_id=run.run_id,
-                model=target.name,
-                pattern=target.pattern,
-                members=tuple(member.name for member in self._members(run)),
-                stages=self._stage_names(run),
-                seed=run.seed,
-            )
-        )
         try:
-            if target.is_plain:
+            await self._prepare(run)
+            run.channel.put(
+                RunStarted(
+                    run_id=run.run_id,
+                    model=run.target.name,
+                    pattern=run.target.pattern,
+                    members=tuple(member.name for member in self._members(run)),
+                    stages=self._stage_names(run),
+                    seed=run.seed,
+                )
+            )
+            if run.target.is_plain:
                 await self._answer_plain(run)
             else:
                 await self._answer_panel(run)
-        except Exception:
-            if run.open_stage is not None:
-                run.end_stage(run.open_stage, "failed")
+            response = run.response()
+            self._keep_receipt(run, response.receipt)
+        except Exception as error:
+            self._fail(run, error)
             raise
-        run.channel.put(RunFinished(response=run.response()))
+        finally:
+            if run.journal is not None:
+                run.journal.close()
+        run.channel.put(RunFinished(response=response))
+
+    async def _prepare(self, run: Run) -> None:
+        """See that what the run needs is there, and that it fits its budget."""
+        await self._recall.open()
+        await self._open_ledger(run)
+        is_resumed = run.journal is not None
+        if run.has_budget and not run.target.is_plain and not is_resumed:
+            quote = await self._fitted_quote(run)
+            asked = plan_of(run.target)
+            run.shrink(quote.shrunk, degrades=replace(quote.plan, max_tokens=None) != asked)
+            run.follow(quote.plan)
+        if self._journal is not None and not is_resumed:
+            run.journal = self._journal.begin(run.opening)
+
+    async def _open_ledger(self, run: Run) -> None:
+        """Open the ledger, where spending is kept or limited; in memory where it is not kept."""
+        if self._ledger is not None or not (run.config.ledger or run.has_budget):
+            return
+        async with self._opening:
+            if self._ledger is None:
+                kept = run.config.ledger
+                config = kept or LedgerConfig()
+                ledger = Ledger(
+                    ledger_url(run.config) if kept else "sqlite://",
+                    clock=self._clock,
+                    hold_s=config.hold_s,
+                    keep_days=config.keep_days,
+                )
+                await ledger.open()
+                self._ledger = ledger
+
+    async def _fitted_quote(self, run: Run) -> Quote:
+        """What the run may cost as it fits into its budgets, and what gives way for that."""
+        names = {
+            name
+            for member in (*run.target.members, *run.target.synthesizers)
+            for name in member.deployments
+        }
+        scopes = [*run.scopes, *(one for name in sorted(names) for one in run.windows_of(name))]
+        standings = await self._ledger.standing(scopes) if self._ledger and scopes else []
+        margin = run.config.budgets.margin
+        basis = Basis(
+            bound=lambda name, request: run.deployments[name].adapter.bound_prompt(
+                request, margin=margin
+            ),
+            price=lambda model, request: price_of(model, request=request),
+        )
+        return fitted_quote(
+            run.target,
+            run.pattern,
+            run.request,
+            run.config,
+            standings,
+            basis=basis,
+            time_s=run.time_s,
+        )
+
+    def _keep_receipt(self, run: Run, receipt: Receipt) -> None:
+        """Write the receipt wherever runs are written down."""
+        if run.journal is not None:
+            try:
+                run.journal.close(receipt)
+            except JournalError as error:
+                _log.warning("the receipt of run %s is not in its journal: %s", run.run_id, error)
+        if self._ledger is not None:
+            self._ledger.keep_receipt(run.run_id, run.request.tenant, receipt.to_json(indent=None))
+
+    def _fail(self, run: Run, error: Exception) -> None:
+        """Explain a run that came to no answer as well as one that did."""
+        if run.open_stage is not None:
+            run.end_stage(run.open_stage, "failed")
+        message = describe(error)
+        receipt = run.receipt("failed", (*run.causes, message), type(error).__name__)
+        self._keep_receipt(run, receipt)
+        run.channel.put(RunFailed(error=type(error).__name__, message=message, receipt=receipt))
 
     async def _answer_plain(self, run: Run) -> None:
         """One deployment or route, its stream handed on as it comes."""
@@ -262,10 +477,15 @@ class BaseOrchestrator:
 
     def _plain_failure(self, run: Run, stage: StageLog, error: Exception) -> Exception:
         failures = [made for made in stage.attempts if made.status == "failed"]
-        if len(failures) < 2 or run.delivery.has_begun:
+        asked = {made.deployment for made in failures}
+        if len(asked) < 2 or run.delivery.has_begun or isinstance(error, BudgetExceeded):
             return error
         told = "; ".join(f"{made.deployment}: {made.error}: {made.message}" for made in failures)
-        none_left = NoDeploymentLeft(f"{run.target.name!r} has no deployment left: {told}")
+        busy = [run.deployments[name].breaker.state.probe_in_s for name in asked]
+        none_left = NoDeploymentLeft(
+            f"{run.target.name!r} has no deployment left: {told}",
+            retry_after_s=min((wait_s for wait_s in busy if wait_s is not None), default=None),
+        )
         none_left.__cause__ = error
         return none_left
 
@@ -291,26 +511,97 @@ class BaseOrchestrator:
             run, stage, calls, quorum=run.target.enough(len(members)), grace_s=run.target.grace_s
         )
         drafts = self._gather(run, stage, answers, ending)
-        self._need_a_draft(run, stage, drafts)
+        self._need_a_draft(run, stage, drafts, answers)
         run.missing = absent(members, drafts)
         run.is_partial = ending == "run"
         run.end_stage(stage, "degraded" if stage.causes else "ok")
         chosen = best(drafts)
         run.delivery.replace(chosen.text, chosen.finish_reason, "")
 
-    # Asking.
+    # One attempt, and everything that guards it.
 
     async def _attempt(
-        self, run: Run, deployment: Deployment, request: CompletionRequest
+        self, run: Run, deployment: Deployment, request: CompletionRequest, attempt: AttemptLog
     ) -> AsyncGenerator[Chunk, None]:
-        """One call to one deployment. Every call of every stage goes through here, and only here.
+        """One attempt at one deployment. Every call of every stage goes through here.
 
-        Whatever guards a call stands in this body, one guard a line, top to bottom.
+        What was paid for before is not paid for again: the journal of this run, the cache, an
+        equal call that is under way. Only then is a call made.
         """
-        limits = run.call_limits()
-        async with aclosing(deployment.adapter.stream(request, limits=limits)) as chunks:
+        request = self._bounded(run, deployment, request)
+        key = self._recall.key(run, deployment, request, attempt.member.sample)
+        async with self._recall.join(run, key) as flight:
+            known = await self._recall.find(run, key, flight, attempt)
+            if known is not None:
+                for chunk in replay(known):
+                    attempt.add(chunk)
+                    yield chunk
+                return
+            async with aclosing(self._call(run, deployment, request, attempt)) as chunks:
+                async for chunk in chunks:
+                    if chunk.finish_reason is not None:  # before anybody uses it
+                        self._recall.keep(run, deployment, key, flight, attempt)
+                    yield chunk
+
+    async def _call(
+        self, run: Run, deployment: Deployment, request: CompletionRequest, attempt: AttemptLog
+    ) -> AsyncGenerator[Chunk, None]:
+        """One real call. Whatever guards it stands here, one guard a line, top to bottom."""
+        run.refuse_if_halted()
+        await self._warm(run, deployment)
+        bound = self._bound(run, deployment, request)
+        async with (
+            Place(run, deployment, bound, attempt),  # its rate and its concurrency
+            Permit(run, deployment, attempt),  # whether it is left alone for a while
+            Hold(self._ledger, run, deployment, request, bound, attempt) as hold,  # the budgets
+            aclosing(_answer(run, deployment, hold.request)) as chunks,
+        ):
             async for chunk in chunks:
+                attempt.add(chunk)
+                if chunk.finish_reason is not None:
+                    hold.settle(None)
                 yield chunk
+        if attempt.first_content_s is not None:
+            deployment.latencies.add(attempt.first_content_s)
+
+    def _bounded(
+        self, run: Run, deployment: Deployment, request: CompletionRequest
+    ) -> CompletionRequest:
+        """The request with a length limit, where a budget needs one to reckon with."""
+        limit = request.max_tokens or deployment.config.max_tokens
+        if limit is None and run.counts_tokens(deployment.name):
+            limit = deployment.usual_limit(request, run.config.budgets)
+        if run.max_tokens is not None:
+            limit = min(limit or run.max_tokens, run.max_tokens)
+        return request if limit == request.max_tokens else replace(request, max_tokens=limit)
+
+    def _bound(self, run: Run, deployment: Deployment, request: CompletionRequest) -> Bound:
+        """The most a call can use up."""
+        scopes = run.scopes_of(deployment.name)
+        if self._ledger is None and not deployment.config.rates.tokens_per_minute:
+            return NO_BOUND
+        budgets = run.config.budgets
+        prompt = deployment.adapter.bound_prompt(request, margin=budgets.margin)
+        completion = request.max_tokens or deployment.config.max_tokens
+        if completion is None:
+            completion = deployment.capacity.max_output_tokens or budgets.max_tokens
+        price = deployment.price(request)
+        if price is None and any(scope.caps.money_nanousd is not None for scope in scopes):
+            raise UnknownPrice(
+                f"The price of {deployment.name!r} is not known, and money is limited; give it in "
+                f"the configuration: price: free, or price: {{input_usd: 0.25, output_usd: 2.00}}"
+            )
+        time_ms = ceil(run.call_limits().total_s * 1000)
+        return billing.bound_of(prompt, completion, price, time_ms)
+
+    async def _warm(self, run: Run, deployment: Deployment) -> None:
+        """Load what the adapter needs. Those seconds are the process's, not the run's."""
+        if not deployment.adapter.is_warm:
+            began_s = self._clock.monotonic()
+            await deployment.adapter.warm()
+            run.excuse(began_s)
+
+    # Asking.
 
     async def _ask(
         self,
@@ -322,33 +613,136 @@ class BaseOrchestrator:
         deliver: bool = False,
         format_is_ours: bool = False,
     ) -> Answer:
-        """Ask a member: its deployments in order, until one answers or nothing may follow.
+        """Ask a member: attempts at its deployments, until one answers or nothing may follow.
 
         Args:
             run: The run this belongs to.
             stage: The stage that asks.
             member: Whom to ask.
             request: What to ask.
-            deliver: Hand the answer on as it comes. After its first piece nobody else is tried.
+            deliver: Hand the answer on as it comes. One that breaks off is continued by whoever
+                follows: what was handed on stands.
             format_is_ours: A deployment that refuses the response format may answer without it.
         """
-        waiting = deque((name, request) for name in member.deployments)
-        number = 0
+        pursuit = Pursuit(
+            names=self._order(run, stage, member, request),
+            request=request,
+            delivery=run.delivery if deliver else None,
+            format_is_ours=format_is_ours,
+        )
+        self._fallbacks.deposit(run.clock.monotonic())
         while True:
-            name, wanted = waiting.popleft()
-            number += 1
-            answer = await self._ask_one(run, stage, member, name, wanted, number, deliver)
-            error = answer.error
-            if error is None or run.is_over or (deliver and run.delivery.has_begun):
+            pursuit.begin(run.deployments[pursuit.name], run.clock.monotonic())
+            answer = await self._ask_hedged(run, stage, member, pursuit)
+            if answer.error is None or run.is_over:
                 return answer
-            if format_is_ours and wanted.response_format and type(error) is InvalidRequest:
-                waiting.appendleft((name, replace(wanted, response_format=None)))
-            while waiting and not may_follow(
-                error, run.deployments[name].config, run.deployments[waiting[0][0]].config
-            ):
-                waiting.popleft()
-            if not waiting:
+            step = self._next_step(run, stage, pursuit, answer.error)
+            if isinstance(step, GiveUp):
                 return answer
+            pursuit.follow(step, answer.error)
+            wait_s = step.wait_s if isinstance(step, Retry) else 0.0
+            run.channel.put(
+                AttemptFollows(
+                    stage=stage.name,
+                    member=member.name,
+                    deployment=pursuit.name,
+                    wait_s=wait_s,
+                    how=pursuit.how(step),
+                    cause=describe(answer.error),
+                )
+            )
+            if wait_s:
+                await run.clock.sleep(wait_s)
+
+    def _order(
+        self, run: Run, stage: StageLog, member: Member, request: CompletionRequest
+    ) -> list[str]:
+        """A member's deployments in the order in which to ask them."""
+        if len(member.deployments) == 1:
+            return list(member.deployments)
+        route = run.config.routes.get(member.route)
+        models = member.deployments if route is None else route.models
+        fallback = () if route is None else route.fallback
+        strategy = "priority" if route is None else route.strategy
+        priced = request if strategy == "cheapest" else None
+        return order(
+            strategy,
+            [run.deployments[name].candidate(priced) for name in models],
+            make_rng(run.seed, "route", stage.name, member.name),
+            fallback=[run.deployments[name].candidate() for name in fallback],
+        )
+
+    def _next_step(self, run: Run, stage: StageLog, pursuit: Pursuit, error: Exception) -> Step:
+        deployment = run.deployments[pursuit.name]
+        failure = Failure(
+            error=error,
+            tries=pursuit.tries,
+            left_s=run.left_s,
+            following=[
+                Option(
+                    deployment=name,
+                    context_tokens=run.deployments[name].capacity.context_tokens,
+                    is_ready=run.deployments[name].breaker.is_ready,
+                )
+                for name in pursuit.names
+            ],
+            context_tokens=deployment.capacity.context_tokens,
+            broke_off=pursuit.broke_off,
+            can_simplify=pursuit.can_simplify,
+            before=pursuit.before,
+        )
+        if pursuit.cannot_be_continued:
+            return GiveUp("an answer with tool calls in it cannot be continued")
+        return next_step(
+            failure,
+            run.config.retry,
+            make_rng(run.seed, "wait", stage.name, pursuit.name, pursuit.number),
+            retries=deployment.retries,
+            fallbacks=self._fallbacks,
+        )
+
+    async def _ask_hedged(
+        self, run: Run, stage: StageLog, member: Member, pursuit: Pursuit
+    ) -> Answer:
+        """One attempt; and where the route hedges and it is late, a second beside it."""
+        delay_s = self._hedge_delay_s(run, member, pursuit)
+        if delay_s is None:
+            return await self._ask_one(run, stage, member, pursuit.name, pursuit)
+        self._hedges.deposit(run.clock.monotonic())
+        race = Race()
+        first = asyncio.create_task(
+            self._ask_one(run, stage, member, pursuit.name, pursuit, race=race)
+        )
+        racing = {first}
+        try:
+            done = await run.clock.first_done(racing, delay_s)
+            if not done and race.is_open and self._hedges.withdraw():
+                name = pursuit.hedge()
+                run.channel.put(
+                    AttemptFollows(
+                        stage=stage.name,
+                        member=member.name,
+                        deployment=name,
+                        wait_s=0.0,
+                        how="hedge",
+                        cause=f"no answer within {delay_s:.3g} s",
+                    )
+                )
+                racing.add(
+                    asyncio.create_task(self._ask_one(run, stage, member, name, pursuit, race=race))
+                )
+            return await race.result(racing)
+        finally:
+            await _end(racing)
+
+    def _hedge_delay_s(self, run: Run, member: Member, pursuit: Pursuit) -> float | None:
+        route = run.config.routes.get(member.route)
+        if route is None or not route.hedge or pursuit.number > 1 or not pursuit.names:
+            return None
+        if not run.deployments[pursuit.names[0]].breaker.is_ready:
+            return None
+        latencies = run.deployments[pursuit.name].latencies
+        return hedge_after_s(latencies.quantile(0.95), run.config.retry)
 
     async def _ask_one(
         self,
@@ -356,21 +750,32 @@ class BaseOrchestrator:
         stage: StageLog,
         member: Member,
         name: str,
-        request: CompletionRequest,
-        number: int,
-        deliver: bool,
+        pursuit: Pursuit,
+        *,
+        race: Race | None = None,
     ) -> Answer:
+        """One attempt, to its end."""
         deployment = run.deployments[name]
-        attempt = AttemptLog(stage, member, name, deployment.config, number)
+        attempt = AttemptLog(stage, member, name, deployment.config, pursuit.number)
+        piece = pursuit.open(deployment)
+        attempt.continues = piece.continues
+        if piece.continues:
+            stage.notes.append(f"{name} went on with the answer where it had broken off")
         try:
-            async with aclosing(self._attempt(run, deployment, request)) as chunks:
+            async with aclosing(self._attempt(run, deployment, piece.request, attempt)) as chunks:
                 async for chunk in chunks:
-                    attempt.add(chunk, tell=not deliver)
-                    if deliver:
-                        await run.delivery.add(chunk)
-            completion = attempt.fold.completion()
+                    if pursuit.delivery is None:
+                        attempt.tell(chunk)
+                    elif chunk.has_content and race is not None:
+                        race.claim(attempt)
+                    await piece.hand_on(chunk)
+            completion = piece.whole(attempt.fold.completion())
+            if race is not None:
+                race.claim(attempt)
         except (asyncio.CancelledError, Exception) as error:  # a bug in one call ends no panel
-            if _is_cancelled():  # whatever the adapter made of it
+            if _is_cancelled() or isinstance(error, RaceLost):  # whatever the adapter made of it
+                if race is not None and race.has_lost(attempt):
+                    attempt.ending = "another attempt at the same call was first"
                 attempt.cancelled()
                 raise asyncio.CancelledError from error
             failure = _as_failure(error, deployment, attempt.fold.text)
@@ -391,13 +796,14 @@ class BaseOrchestrator:
         has_drafts: bool = False,
     ) -> tuple[list[Answer], Ending]:
         """Make calls at once, within the quorum's grace and the stage's share of the time."""
-        share_s = stage_share_s(run.left_s, stages_after)
+        share_s, excused_s = stage_share_s(run.left_s, stages_after), run.excused_s
         patience = Patience(
             quorum=quorum,
             grace_s=grace_s,
             stage_ends_s=run.clock.monotonic() + share_s,
             run_ends_s=run.ends_s,
             has_drafts=has_drafts,
+            excused_s=lambda: run.excused_s - excused_s,
         )
         reasons: dict[Ending, str] = {
             "all": "",
@@ -437,11 +843,14 @@ class BaseOrchestrator:
             if member.name in usable
         ]
 
-    def _need_a_draft(self, run: Run, stage: StageLog, drafts: Sequence[Draft]) -> None:
+    def _need_a_draft(
+        self, run: Run, stage: StageLog, drafts: Sequence[Draft], answers: Sequence[Answer]
+    ) -> None:
         """Say that the quorum was missed; end the run if there is nothing at all.
 
         Raises:
             DeadlineExceeded: nobody answered in the run's time.
+            BudgetExceeded: nobody could be paid.
             QuorumNotMet: nobody gave a usable answer.
         """
         quorum = run.target.enough(len(stage.members))
@@ -452,9 +861,36 @@ class BaseOrchestrator:
         run.end_stage(stage, "failed")
         if run.is_over:
             raise _out_of_time(run)
+        errors = [answer.error for answer in answers]
+        if errors and all(isinstance(error, BudgetExceeded) for error in errors):
+            raise errors[0] or AssertionError
         raise QuorumNotMet(
             f"No member of {run.target.name!r} gave a usable answer: " + "; ".join(stage.causes)
         )
+
+
+async def _answer(
+    run: Run, deployment: Deployment, request: CompletionRequest
+) -> AsyncGenerator[Chunk, None]:
+    """The deployment's answer: as it comes where somebody watches, else in one piece."""
+    adapter, limits = deployment.adapter, run.call_limits()
+    if not run.is_live:
+        completion = await adapter.complete(request, limits=limits)
+        for chunk in in_chunks(completion):
+            yield chunk
+        return
+    async with aclosing(adapter.stream(request, limits=limits)) as chunks:
+        async for chunk in chunks:
+            yield chunk
+
+
+async def _last(events: AsyncGenerator[Event, None]) -> OrchestratorResponse:
+    """What a run's events end in."""
+    async with aclosing(events):
+        async for event in events:
+            if isinstance(event, RunFinished):
+                return event.response
+    raise AssertionError("a run ends with RunFinished or with an error")
 
 
 def _is_cancelled() -> bool:
@@ -475,21 +911,6 @@ def _as_failure(error: BaseException, deployment: Deployment, text: str) -> Exce
     )
     failure.__cause__ = error
     return failure
-
-
-def may_follow(error: Exception, failed: ModelConfig, following: ModelConfig) -> bool:
-    """Whether a call that failed on one deployment may be tried on another.
-
-    What a provider's filter refused is not shopped around. A prompt that was too long needs a
-    larger window, or one whose size nobody has told us.
-    """
-    if isinstance(error, ContentFiltered):
-        return False
-    if isinstance(error, ContextWindowExceeded):
-        if failed.context_tokens is None or following.context_tokens is None:
-            return True
-        return following.context_tokens > failed.context_tokens
-    return True
 
 
 def as_draft(member: Member, answer: Answer) -> Draft:
@@ -516,7 +937,7 @@ def _out_of_time(run: Run) -> DeadlineExceeded:
     )
 
 
-async def _end(tasks: set[asyncio.Task[None]]) -> None:
+async def _end(tasks: set[asyncio.Task[Any]]) -> None:
     """Cancel what still runs, wait for it, and take note of how it ended."""
     ending = set(tasks)
     for task in ending:

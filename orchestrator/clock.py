@@ -1,6 +1,8 @@
 """Time and chance, the one door to both, so that tests can hold the hands."""
 
 import asyncio
+import hashlib
+import hmac
 import random
 import secrets
 import time
@@ -113,3 +115,12 @@ def new_nonce() -> str:
 def new_run_id(now: datetime) -> str:
     """An id that sorts by time and that nobody can guess."""
     return f"{now:%Y%m%dT%H%M%S}{now.microsecond // 1000:03d}-{secrets.token_hex(5)}"
+
+
+def fixed_chance(secret: bytes, content: bytes) -> tuple[int, str]:
+    """The seed and the nonce that belong to a content, the same whenever it is asked about.
+
+    Whoever does not know the secret can guess them no better than random ones.
+    """
+    digest = hmac.new(secret, content, hashlib.sha256).digest()
+    return int.from_bytes(digest[:4], "big"), digest[16:].hex()

@@ -5,13 +5,13 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
 
-from adapters.base import BaseAdapter
 from adapters.types import CompletionRequest
 from orchestrator.base import BaseOrchestrator, absent, as_draft
-from orchestrator.clock import Clock, make_rng, new_nonce
-from orchestrator.config import OrchestratorConfig, RequestConfig
+from orchestrator.clock import make_rng
+from orchestrator.config import RequestConfig
 from orchestrator.errors import InvalidRun, PatternError
 from orchestrator.fences import Fences, shuffled_labels
+from orchestrator.journal import Opening
 from orchestrator.panel import Answer, Ending, Member
 from orchestrator.patterns import Pattern, Stage, Step, steps
 from orchestrator.prompts import (
@@ -90,29 +90,12 @@ class EnhancedOrchestrator(BaseOrchestrator):
     ...         return response.content
     >>> asyncio.run(main())
     'ANSWER: 4'
-
-    Args:
-        config: The configuration.
-        adapters: As for `BaseOrchestrator`.
-        clock: Where the time comes from.
-        patterns: The patterns to choose from.
-        nonce: Makes the secret of a run's fences. Only tests have a reason to give one.
     """
 
-    def __init__(
-        self,
-        config: OrchestratorConfig,
-        *,
-        adapters: Mapping[str, BaseAdapter] | None = None,
-        clock: Clock | None = None,
-        patterns: Mapping[str, Pattern] | None = None,
-        nonce: Callable[[], str] = new_nonce,
-    ) -> None:
-        super().__init__(config, adapters=adapters, clock=clock, patterns=patterns)
-        self._nonce = nonce
-
-    def _begin(self, request: RequestConfig) -> Run:
-        run = super()._begin(request)
+    def _begin(
+        self, request: RequestConfig, *, is_live: bool, opening: Opening | None = None
+    ) -> Run:
+        run = super()._begin(request, is_live=is_live, opening=opening)
         if not run.target.is_plain:
             run.pattern = self.patterns[run.target.pattern]
             _check_fit(run.pattern, run.target, request)
@@ -129,7 +112,7 @@ class EnhancedOrchestrator(BaseOrchestrator):
     async def _answer_panel(self, run: Run) -> None:
         pattern = run.pattern
         assert pattern is not None, "a panel is always asked by a pattern"
-        board = new_board(pattern, run, Fences(self._nonce()))
+        board = new_board(pattern, run, Fences(run.opening.nonce))
         run.notes = pattern.notes
         for step in steps(pattern):
             reason = reason_to_skip(step, board, is_over=run.is_over)
@@ -181,7 +164,7 @@ class EnhancedOrchestrator(BaseOrchestrator):
         answers, ending = await self._ask_step(run, board, step, stage, calls)
         drafts = self._gather(run, stage, answers, ending)
         if step.is_first:
-            self._need_a_draft(run, stage, drafts)
+            self._need_a_draft(run, stage, drafts, answers)
             run.missing = absent(callers, drafts)
         _keep(board, step.stage, drafts, dict(zip((c.name for c in callers), items, strict=False)))
         run.end_stage(stage, *_outcome(stage, len(drafts), len(callers)))
@@ -196,7 +179,7 @@ class EnhancedOrchestrator(BaseOrchestrator):
         elif step.is_first:
             for failed in answers:
                 run.degrade(stage, f"{failed.member.name} gave no answer: {failed.failure}")
-            self._need_a_draft(run, stage, ())
+            self._need_a_draft(run, stage, (), answers)
         else:
             run.degrade(stage, _why_nobody(answers, stage, ending))
         if step.is_first:
@@ -314,7 +297,7 @@ class EnhancedOrchestrator(BaseOrchestrator):
                 answers.append(answer)
                 if answer.is_usable and _can_be_read(step.stage, board, answer):
                     break
-                if deliver:
+                if deliver and answer.error is None:  # what merely broke off is gone on with
                     run.delivery.withdraw(f"{member.name}: {answer.failure}")
                 if run.is_over:
                     break

@@ -61,7 +61,15 @@ class InvalidRun(OrchestratorError):
 
 
 class NoDeploymentLeft(OrchestratorError):
-    """Every deployment that could serve the call failed; `__cause__` is the last failure."""
+    """Every deployment that could serve the call failed; `__cause__` is the last failure.
+
+    Attributes:
+        retry_after_s: When one of them may be called again, where that is known.
+    """
+
+    def __init__(self, message: str, *, retry_after_s: float | None = None) -> None:
+        super().__init__(message)
+        self.retry_after_s = retry_after_s
 
 
 class QuorumNotMet(OrchestratorError):

@@ -1,13 +1,14 @@
 """Typed facts about a run, in the order they happen. The last one is `RunFinished`.
 
 `execute_request` is the fold of `stream_request`: it reads these events and returns
-`RunFinished.response`. A run that cannot give an answer raises instead.
+`RunFinished.response`. A run that cannot give an answer ends in `RunFailed` and raises.
 """
 
 from dataclasses import dataclass
+from typing import Literal
 
 from adapters.types import FinishReason, ToolCallDelta, Usage
-from orchestrator.responses import OrchestratorResponse
+from orchestrator.responses import OrchestratorResponse, Receipt, Source
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -63,6 +64,8 @@ class AttemptFinished:
     finish_reason: FinishReason
     usage: Usage
     elapsed_s: float
+    cost_nanousd: int | None = None  # None: the price is not known
+    source: Source = "call"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -75,6 +78,25 @@ class AttemptFailed:
     error: str  # class name
     message: str
     elapsed_s: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AttemptFollows:
+    """What was decided after a failure: who is asked next, when, and why."""
+
+    stage: str
+    member: str
+    deployment: str  # who is asked next
+    wait_s: float
+    how: Literal["retry", "fallback", "continuation", "hedge"]
+    cause: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BudgetShrunk:
+    """The run did not fit its budget as it was asked; what gave way, one line each."""
+
+    steps: tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -117,6 +139,15 @@ class TextReset:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class RunFailed:
+    """The run came to no answer; the error is raised right after this. The receipt tells why."""
+
+    error: str  # class name
+    message: str
+    receipt: Receipt
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class RunFinished:
     """The run is over; `response` is what `execute_request` returns."""
 
@@ -130,10 +161,13 @@ Event = (
     | AttemptProgress
     | AttemptFinished
     | AttemptFailed
+    | AttemptFollows
+    | BudgetShrunk
     | StageFinished
     | TextDelta
     | ReasoningDelta
     | ToolCallsDelta
     | TextReset
+    | RunFailed
     | RunFinished
 )

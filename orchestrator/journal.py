@@ -22,6 +22,7 @@ from typing import Any
 from pydantic import TypeAdapter, ValidationError
 
 from adapters.types import Completion
+from orchestrator.budget import Plan
 from orchestrator.config import RequestConfig
 from orchestrator.errors import JournalError
 from orchestrator.responses import Receipt
@@ -33,12 +34,16 @@ VERSION = 1
 SUFFIX = ".jsonl"
 
 _RUN_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,127}")
+_PLAN: TypeAdapter[Plan] = TypeAdapter(Plan)
 _COMPLETION: TypeAdapter[Completion] = TypeAdapter(Completion)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Opening:
-    """What is needed to make a run again: the request, and every bit of chance in it."""
+    """What is needed to make a run again: the request, and every bit of chance in it.
+
+    `plan` is what was left of the run so that it fits its budget; None if nothing gave way.
+    """
 
     run_id: str
     started_at: str  # ISO 8601, UTC
@@ -46,6 +51,7 @@ class Opening:
     nonce: str
     config_hash: str
     request: RequestConfig
+    plan: Plan | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -293,11 +299,19 @@ def _opening_to_json(opening: Opening) -> dict[str, Any]:
         "nonce": opening.nonce,
         "config_hash": opening.config_hash,
         "request": opening.request.model_dump(mode="json", exclude_defaults=True),
+        "plan": None if opening.plan is None else _PLAN.dump_python(opening.plan),
     }
 
 
 def _opening_from_json(value: Any) -> Opening:
-    return Opening(**{**value, "request": RequestConfig.model_validate(value["request"])})
+    plan = value["plan"]
+    return Opening(
+        **{
+            **value,
+            "request": RequestConfig.model_validate(value["request"]),
+            "plan": None if plan is None else _PLAN.validate_python(plan),
+        }
+    )
 
 
 def _call_to_json(call: PaidCall) -> dict[str, Any]:

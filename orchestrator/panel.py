@@ -9,6 +9,7 @@ from typing import Any, Literal
 from adapters.errors import ProviderError
 from adapters.types import Completion
 from orchestrator.clock import Clock, all_done
+from orchestrator.errors import OrchestratorError
 
 Ending = Literal["all", "quorum", "stage", "run"]
 
@@ -29,6 +30,7 @@ class Member:
     label: str = ""
     role: str = ""
     sample: int = 0
+    route: str = ""  # the route it is, where it is one
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -59,9 +61,9 @@ class Answer:
 def describe(error: Exception) -> str:
     """An error as one line: its class, and what it says.
 
-    Only a provider's error is repeated: its adapter has taken every secret out of it.
+    Only our own and a provider's errors are repeated: its adapter has taken every secret out of it.
     """
-    said = str(error) if isinstance(error, ProviderError) else ""
+    said = str(error) if isinstance(error, (ProviderError, OrchestratorError)) else ""
     return f"{type(error).__name__}: {said}" if said else type(error).__name__
 
 
@@ -122,6 +124,7 @@ class Patience:
         stage_ends_s: When to stop if there is something to go on with.
         run_ends_s: When to stop in any case.
         has_drafts: Whether there is something to go on with already.
+        excused_s: The seconds since that do not count.
     """
 
     quorum: int
@@ -129,12 +132,14 @@ class Patience:
     stage_ends_s: float
     run_ends_s: float
     has_drafts: bool = False
+    excused_s: Callable[[], float] = lambda: 0.0
 
     def limit(self, usable: int, quorum_met_s: float | None) -> tuple[float, Ending]:
         """When to stop waiting, and what will have ended it."""
-        limits: list[tuple[float, Ending]] = [(self.run_ends_s, "run")]
+        excused_s = self.excused_s()
+        limits: list[tuple[float, Ending]] = [(self.run_ends_s + excused_s, "run")]
         if usable or self.has_drafts:
-            limits.append((self.stage_ends_s, "stage"))
+            limits.append((self.stage_ends_s + excused_s, "stage"))
         if quorum_met_s is not None:
             limits.append((quorum_met_s + self.grace_s, "quorum"))
         return min(limits, key=lambda limit: limit[0])

@@ -7,8 +7,10 @@ from typing import Any, Literal
 from adapters.config import ModelConfig
 from adapters.errors import ProviderError
 from adapters.types import Chunk, Completion, CompletionFold, Usage
+from orchestrator.billing import Posting
 from orchestrator.channel import Channel
 from orchestrator.clock import Clock
+from orchestrator.errors import OrchestratorError
 from orchestrator.events import (
     AttemptFailed,
     AttemptFinished,
@@ -22,6 +24,7 @@ from orchestrator.responses import (
     AttemptRecord,
     AttemptStatus,
     MemberResponse,
+    Source,
     StageRecord,
 )
 
@@ -98,18 +101,29 @@ class StageLog:
 
 
 class AttemptLog:
-    """One call as it happens, told to the listener and kept for the receipt."""
+    """One attempt as it happens, told to the listener and kept for the receipt.
+
+    Attributes:
+        fold: What has come of the answer.
+        source: Where it comes from.
+        posting: What it used up, once that is known.
+        continues: Whether it goes on with an answer that another attempt had begun.
+    """
 
     def __init__(
         self, stage: StageLog, member: Member, deployment: str, config: ModelConfig, number: int
     ) -> None:
         self.fold = CompletionFold()
-        self._stage = stage
-        self._member = member
+        self.source: Source = "call"
+        self.posting: Posting | None = None
+        self.continues = False
+        self.ending = ""  # why it was cancelled, where the stage does not say
+        self.stage = stage
+        self.member = member
         self._deployment = deployment
         self._config = config
         self._started_s = stage.clock.monotonic()
-        self._first_content_s: float | None = None
+        self.first_content_s: float | None = None
         self._told_s = 0.0
         self._characters = 0
         stage.running.append(self)
@@ -120,32 +134,39 @@ class AttemptLog:
         )
 
     @property
-    def elapsed_s(self) -> float:
-        return self._stage.clock.monotonic() - self._started_s
+    def is_whole(self) -> bool:
+        """Whether the answer has come to its end."""
+        return self.fold.finish_reason is not None
 
-    def add(self, chunk: Chunk, *, tell: bool) -> None:
-        """A piece has come; `tell` the listener now and then.
+    @property
+    def elapsed_s(self) -> float:
+        return self.stage.clock.monotonic() - self._started_s
+
+    def add(self, chunk: Chunk) -> None:
+        """A piece has come.
 
         Raises:
             CancelledError: the stage is over, and nobody waits for this call any more.
         """
-        if self not in self._stage.running:
+        if self not in self.stage.running:
             raise CancelledError
         self.fold.add(chunk)
+        if self.first_content_s is None and chunk.has_content:
+            self.first_content_s = self.elapsed_s
+
+    def tell(self, chunk: Chunk) -> None:
+        """Let the listener know now and then how far the answer has come."""
         if not chunk.has_content:
             return
-        elapsed_s = self.elapsed_s
-        is_first = self._first_content_s is None
-        if is_first:
-            self._first_content_s = elapsed_s
         self._characters += len(chunk.text) + len(chunk.reasoning)
-        is_due = is_first or elapsed_s - self._told_s >= PROGRESS_EVERY_S
-        if tell and is_due and not self._stage.channel.is_full:
+        elapsed_s = self.elapsed_s
+        is_due = not self._told_s or elapsed_s - self._told_s >= PROGRESS_EVERY_S
+        if is_due and not self.stage.channel.is_full:
             self._told_s = elapsed_s
-            self._stage.channel.put(
+            self.stage.channel.put(
                 AttemptProgress(
-                    stage=self._stage.name,
-                    member=self._member.name,
+                    stage=self.stage.name,
+                    member=self.member.name,
                     deployment=self._deployment,
                     characters=self._characters,
                 )
@@ -153,47 +174,54 @@ class AttemptLog:
 
     def finished(self, completion: Completion) -> None:
         usable = is_usable(completion)
-        self._stage.channel.put(
+        self.stage.channel.put(
             AttemptFinished(
-                stage=self._stage.name,
-                member=self._member.name,
+                stage=self.stage.name,
+                member=self.member.name,
                 deployment=self._deployment,
                 usable=usable,
                 finish_reason=completion.finish_reason,
                 usage=completion.usage,
                 elapsed_s=self.elapsed_s,
+                cost_nanousd=self._cost_nanousd,
+                source=self.source,
             )
         )
         self._keep("ok", usable=usable, usage=completion.usage)
 
     def failed(self, error: Exception) -> None:
         # A bug's message may hold anything; a provider's has been scrubbed by its adapter.
-        provider_s = isinstance(error, ProviderError)
+        is_known = isinstance(error, (ProviderError, OrchestratorError))
         self._end(
             "failed",
             type(error).__name__,
-            str(error) if provider_s else "an unexpected error inside the call",
+            str(error) if is_known else "an unexpected error inside the call",
             error.status_code if isinstance(error, ProviderError) else None,
         )
 
     def cancelled(self) -> None:
-        if self in self._stage.running:
-            self._end("cancelled", "Cancelled", self._stage.ending, None)
+        if self in self.stage.running:
+            self._end("cancelled", "Cancelled", self.ending or self.stage.ending, None)
+
+    @property
+    def _cost_nanousd(self) -> int | None:
+        return None if self.posting is None else self.posting.cost_nanousd
 
     def _end(self, status: AttemptStatus, error: str, message: str, code: int | None) -> None:
-        self._stage.channel.put(
+        self.stage.channel.put(
             AttemptFailed(
-                stage=self._stage.name,
-                member=self._member.name,
+                stage=self.stage.name,
+                member=self.member.name,
                 deployment=self._deployment,
                 error=error,
                 message=message,
                 elapsed_s=self.elapsed_s,
             )
         )
+        used = self.fold.usage or Usage(estimated=True)
         self._keep(
             status,
-            usage=self.fold.usage or Usage(estimated=True),
+            usage=used if self.posting is None else self.posting.usage,
             error=error,
             message=message,
             status_code=code,
@@ -209,27 +237,31 @@ class AttemptLog:
         message: str = "",
         status_code: int | None = None,
     ) -> None:
-        self._stage.running.remove(self)
-        self._stage.attempts.append(
+        self.stage.running.remove(self)
+        self.stage.attempts.append(
             AttemptRecord(
-                member=self._member.name,
+                member=self.member.name,
                 deployment=self._deployment,
                 provider=self._config.provider.value,
                 model=self._config.model,
                 status=status,
-                role=self._member.role,
-                label=self._member.label,
+                role=self.member.role,
+                label=self.member.label,
                 usable=usable,
                 answered_as=self.fold.model or "",
                 finish_reason=self.fold.finish_reason,
                 usage=usage,
-                started_s=self._started_s - self._stage.run_started_s,
-                first_content_s=self._first_content_s,
+                started_s=self._started_s - self.stage.run_started_s,
+                first_content_s=self.first_content_s,
                 elapsed_s=self.elapsed_s,
                 error=error,
                 message=message,
                 status_code=status_code,
                 text=self.fold.text,
+                cost_nanousd=self._cost_nanousd,
+                source=self.source,
+                continues=self.continues,
+                over_bound=self.posting is not None and self.posting.is_over,
             )
         )
 
@@ -252,6 +284,6 @@ def member_responses(stage: StageRecord | None) -> dict[str, MemberResponse]:
     }
 
 
-def total_usage(stages: Sequence[StageRecord]) -> Usage:
-    """The tokens of every call."""
-    return sum((made.usage for stage in stages for made in stage.attempts), Usage())
+def paid_attempts(stages: Sequence[StageRecord]) -> list[AttemptRecord]:
+    """The attempts that this run paid for."""
+    return [made for stage in stages for made in stage.attempts if made.is_paid]

@@ -142,7 +142,10 @@ def _member(name: str, config: OrchestratorConfig, patterns: Collection[str] = (
         if gone:
             raise UnknownModel(f"Route {name!r} leads to {_listed(gone)}, which is not configured")
         return Member(
-            name=name, deployments=deployments, weight=config.models[deployments[0]].weight
+            name=name,
+            deployments=deployments,
+            weight=config.models[deployments[0]].weight,
+            route=name,
         )
     raise UnknownModel(_unknown(name, config, patterns))
 

@@ -11,8 +11,9 @@ from pydantic import TypeAdapter
 
 from adapters.types import FinishReason, ToolCall, Usage
 
-RunStatus = Literal["complete", "degraded", "partial"]
+RunStatus = Literal["complete", "degraded", "partial", "failed"]
 AttemptStatus = Literal["ok", "failed", "cancelled", "skipped"]
+Source = Literal["call", "cache", "shared", "journal"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -21,6 +22,8 @@ class AttemptRecord:
 
     `label` is the shuffled letter under which the other members saw this answer, if they did.
     `usable` is false for an empty or refused answer: it does not count to the quorum.
+    `source` says where the answer is from: a call, the cache, an equal call that was under way, or
+    the journal of this very run before it was interrupted. Only a call costs anything now.
     """
 
     member: str  # the panel's name for it; a sampled deployment is `gpt#2`
@@ -41,6 +44,15 @@ class AttemptRecord:
     message: str = ""  # what it said, free of secrets
     status_code: int | None = None
     text: str = ""
+    cost_nanousd: int | None = None  # None: the price is not known
+    source: Source = "call"
+    continues: bool = False  # it went on with the answer that the attempt before had begun
+    over_bound: bool = False  # it used more than could be reserved for it
+
+    @property
+    def is_paid(self) -> bool:
+        """Whether it was paid for in this run, now or before an interruption."""
+        return self.source in ("call", "journal")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -78,11 +90,17 @@ class Receipt:
     causes: tuple[str, ...]  # why the status is not "complete"
     missing: tuple[str, ...]  # members that gave no usable answer
     calls: int
-    usage: Usage
+    usage: Usage  # of the calls that were paid for
     stages: tuple[StageRecord, ...]
     content: str
     notes: tuple[str, ...] = ()  # caveats of the method, e.g. consistency is not truth
     version: int = 1
+    cost_nanousd: int = 0  # of the calls whose price is known
+    unpriced: tuple[str, ...] = ()  # deployments that were called and whose price is not known
+    shrunk: tuple[str, ...] = ()  # what gave way so that the run fits its budget
+    tenant: str = ""
+    tags: tuple[str, ...] = ()
+    error: str = ""  # the error's class name, where the run came to no answer
 
     def to_json(self, *, indent: int | None = 2) -> bytes:
         return _RECEIPT.dump_json(self, indent=indent)
@@ -122,8 +140,13 @@ class OrchestratorResponse:
 
     @property
     def usage(self) -> Usage:
-        """Tokens of the whole run, every call included."""
+        """Tokens of the whole run, every call that was paid for included."""
         return self.receipt.usage
+
+    @property
+    def cost_nanousd(self) -> int:
+        """Money of the whole run in nano-dollars, as far as prices are known."""
+        return self.receipt.cost_nanousd
 
 
 _RECEIPT: TypeAdapter[Receipt] = TypeAdapter(Receipt)

@@ -2,22 +2,28 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from datetime import datetime
+from typing import Literal
 
-from adapters.base import BaseAdapter
-from adapters.config import ModelConfig
-from adapters.factory import create_adapter
-from adapters.types import FinishReason, Limits
+from adapters.types import FinishReason, Limits, Usage
+from orchestrator.amounts import Caps, Scope, nanousd
+from orchestrator.budget import Plan
 from orchestrator.channel import Channel, Delivery
-from orchestrator.clock import Clock, new_run_id, new_seed
-from orchestrator.config import OrchestratorConfig, RequestConfig, config_hash
+from orchestrator.clock import Clock
+from orchestrator.config import BudgetsConfig, OrchestratorConfig, RequestConfig
+from orchestrator.deployment import Deployment
+from orchestrator.errors import JournalError
+from orchestrator.events import BudgetShrunk
+from orchestrator.journal import Opening, RunJournal
 from orchestrator.panel import Member
 from orchestrator.patterns import Pattern
 from orchestrator.prompts import conversation, question_text
+from orchestrator.quoting import planned
 from orchestrator.receipts import (
     StageLog,
     StageStatus,
     member_responses,
-    total_usage,
+    paid_attempts,
 )
 from orchestrator.resolve import Target
 from orchestrator.responses import OrchestratorResponse, Receipt, RunStatus, StageRecord
@@ -29,48 +35,48 @@ CUTS: Mapping[FinishReason, str] = {
 LEAST_CALL_S = 0.02  # with less time left than this, a call is not worth beginning
 
 
-class Deployment:
-    """A configured model and its adapter, which is made when it is first called."""
-
-    def __init__(self, name: str, config: ModelConfig, adapter: BaseAdapter | None = None) -> None:
-        self.name = name
-        self.config = config
-        self._adapter = adapter
-
-    @property
-    def adapter(self) -> BaseAdapter:
-        if self._adapter is None:
-            self._adapter = create_adapter(self.config, deployment=self.name)
-        return self._adapter
-
-    async def aclose(self) -> None:
-        if self._adapter is not None:
-            await self._adapter.aclose()
-
-
 class Run:
-    """A run keeps the deployments and the configuration that it began with."""
+    """A run keeps the deployments and the configuration that it began with.
+
+    Attributes:
+        is_live: Whether somebody watches the answer come; else it is asked for in one piece.
+        journal: Where finished calls are written down, if anywhere.
+        caps: What the run as a whole may use up.
+        scopes: The budgets that all its calls count in.
+        max_tokens: How long any answer may be, where a budget had to be fitted.
+        shrunk: What gave way so that the run fits its budget.
+    """
 
     def __init__(
         self,
-        request: RequestConfig,
+        opening: Opening,
         target: Target,
         deployments: Mapping[str, Deployment],
         config: OrchestratorConfig,
         clock: Clock,
+        *,
+        is_live: bool = True,
     ) -> None:
-        self.request = request
+        self.opening = opening
+        self.request = opening.request
         self.target = target
         self.deployments = deployments
         self.config = config
         self.clock = clock
-        self.messages = conversation(request)
-        self.started_at = clock.now()
+        self.is_live = is_live
+        self.messages = conversation(self.request)
+        self.started_at = datetime.fromisoformat(opening.started_at)
         self.started_s = clock.monotonic()
-        self.time_s = request.time_s or config.timeouts.run_s
-        self.ends_s = self.started_s + self.time_s
-        self.run_id = new_run_id(self.started_at)
-        self.seed = new_seed() if request.seed is None else request.seed
+        self.run_id = opening.run_id
+        self.seed = opening.seed
+        self.caps = run_caps(config.budgets, self.request)
+        self.time_s = run_time_s(config, self.request)
+        self.scopes = shared_scopes(config.budgets, self.caps, self.run_id, self.request.tenant)
+        self.excused_s = 0.0
+        self._halted: JournalError | None = None
+        self.max_tokens: int | None = None
+        self.shrunk: tuple[str, ...] = ()
+        self.journal: RunJournal | None = None
         self.channel = Channel()
         self.delivery = Delivery(self.channel)
         self.stages: list[StageRecord] = []
@@ -80,6 +86,59 @@ class Run:
         self.missing: tuple[str, ...] = ()
         self.notes: tuple[str, ...] = ()
         self.pattern: Pattern | None = None
+
+    @property
+    def ends_s(self) -> float:
+        """When the run's time is over, on the monotonic clock."""
+        return self.started_s + self.time_s + self.excused_s
+
+    @property
+    def has_budget(self) -> bool:
+        """Whether anything limits what the run may use up."""
+        return bool(self.scopes or self.config.budgets.windows)
+
+    def counts_tokens(self, deployment: str) -> bool:
+        """Whether a budget depends on how long a deployment's answers are."""
+        return self.has_budget and any(
+            scope.caps.money_nanousd is not None or scope.caps.tokens is not None
+            for scope in self.scopes_of(deployment)
+        )
+
+    def halt(self, error: JournalError) -> None:
+        """Pay for nothing more: it could not be written down."""
+        if self._halted is None:
+            self._halted = error
+            self.causes.append(str(error))
+
+    def refuse_if_halted(self) -> None:
+        """Raise the `JournalError` that has halted the run, if one has."""
+        if self._halted is not None:
+            raise JournalError(str(self._halted)) from self._halted
+
+    def follow(self, plan: Plan) -> None:
+        """Ask whom a plan asks, and for no longer answers than it says."""
+        self.target = planned(self.target, plan)
+        self.max_tokens = plan.max_tokens
+        if plan != self.opening.plan:
+            self.opening = replace(self.opening, plan=plan)
+
+    def shrink(self, steps: tuple[str, ...], *, degrades: bool = False) -> None:
+        """Something gave way so that the run, or a call of it, fits its budget.
+
+        A lower limit on answers degrades nothing by itself: one that cuts an answer is said there.
+        """
+        new = tuple(step for step in steps if step not in self.shrunk)
+        if new:
+            self.shrunk = (*self.shrunk, *new)
+            self.causes.extend(f"budget: {step}" for step in new if degrades)
+            self.channel.put(BudgetShrunk(steps=new))
+
+    def excuse(self, began_s: float) -> None:
+        """Do not count the time since then: something was loaded that every run after will have.
+
+        Calls that waited for the same at the same time are excused once.
+        """
+        self.excused_s = max(self.excused_s, self.clock.monotonic() - began_s)
 
     @property
     def left_s(self) -> float:
@@ -124,6 +183,14 @@ class Run:
         stage.causes.append(cause)
         self.causes.append(f"{stage.name}: {cause}")
 
+    def scopes_of(self, deployment: str) -> tuple[Scope, ...]:
+        """Every budget that a call of a deployment counts in."""
+        return (*self.scopes, *self.windows_of(deployment))
+
+    def windows_of(self, deployment: str) -> tuple[Scope, ...]:
+        """The budgets of a deployment, whoever calls it."""
+        return deployment_scopes(self.config.budgets, deployment)
+
     def response(self) -> OrchestratorResponse:
         """What has come of it, with the receipt."""
         delivery = self.delivery
@@ -132,31 +199,97 @@ class Run:
         status: RunStatus = "degraded" if causes else "complete"
         if cut or (causes and self.is_partial):
             status = "partial"
-        receipt = Receipt(
-            run_id=self.run_id,
-            model=self.target.name,
-            pattern=self.target.pattern,
-            prompt=question_text(self.messages),
-            seed=self.seed,
-            config_hash=config_hash(self.config),
-            started_at=self.started_at.isoformat(),
-            elapsed_s=self.clock.monotonic() - self.started_s,
-            status=status,
-            causes=causes,
-            missing=self.missing,
-            calls=sum(len(stage.attempts) for stage in self.stages),
-            usage=total_usage(self.stages),
-            stages=tuple(self.stages),
-            content=delivery.content,
-            notes=self.notes,
-        )
         return OrchestratorResponse(
             content=delivery.content,
             status=status,
             causes=causes,
             model_responses=member_responses(self.stages[0] if self.stages else None),
-            receipt=receipt,
+            receipt=self.receipt(status, causes),
             finish_reason=delivery.finish_reason,
             reasoning=delivery.reasoning,
             tool_calls=delivery.tool_calls,
         )
+
+    def receipt(self, status: RunStatus, causes: tuple[str, ...], error: str = "") -> Receipt:
+        """The record of the run as far as it has come."""
+        paid = paid_attempts(self.stages)
+        unpriced = {
+            made.deployment: None
+            for made in paid
+            if made.cost_nanousd is None and made.usage.total_tokens
+        }
+        return Receipt(
+            run_id=self.run_id,
+            model=self.target.name,
+            pattern=self.target.pattern,
+            prompt=question_text(self.messages),
+            seed=self.seed,
+            config_hash=self.opening.config_hash,
+            started_at=self.opening.started_at,
+            elapsed_s=self.clock.monotonic() - self.started_s,
+            status=status,
+            causes=causes,
+            missing=self.missing,
+            calls=len(paid),
+            usage=sum((made.usage for made in paid), Usage()),
+            stages=tuple(self.stages),
+            content=self.delivery.content,
+            notes=self.notes,
+            cost_nanousd=sum(made.cost_nanousd or 0 for made in paid),
+            unpriced=tuple(unpriced),
+            shrunk=self.shrunk,
+            tenant=self.request.tenant,
+            tags=self.request.tags,
+            error=error,
+        )
+
+
+# What a run may use up.
+
+
+def run_caps(budgets: BudgetsConfig, request: RequestConfig) -> Caps:
+    """The limits of a run as a whole: the operator's or the caller's, whichever is lower."""
+    ours = budgets.per_run.caps()
+    money = None if request.max_cost_usd is None else nanousd(request.max_cost_usd)
+    return Caps(
+        money_nanousd=_lower(ours.money_nanousd, money),
+        tokens=_lower(ours.tokens, request.max_run_tokens),
+        calls=_lower(ours.calls, request.max_calls),
+    )
+
+
+def run_time_s(config: OrchestratorConfig, request: RequestConfig) -> float:
+    """The run's deadline, in seconds after its start."""
+    wanted = request.time_s or config.timeouts.run_s
+    return min(wanted, config.budgets.per_run.time_s or wanted)
+
+
+def _lower(one: int | None, other: int | None) -> int | None:
+    given = [limit for limit in (one, other) if limit is not None]
+    return min(given, default=None)
+
+
+def shared_scopes(
+    budgets: BudgetsConfig, caps: Caps, run_id: str, tenant: str
+) -> tuple[Scope, ...]:
+    """The budgets that every call of a run counts in: its own, its tenant's, everybody's."""
+    run = () if caps.is_empty else (Scope(kind="run", name=run_id, caps=caps),)
+    return (*run, *_windows(budgets, "key", tenant), *_windows(budgets, "global", ""))
+
+
+def deployment_scopes(budgets: BudgetsConfig, deployment: str) -> tuple[Scope, ...]:
+    """The budgets of one deployment."""
+    return _windows(budgets, "deployment", deployment)
+
+
+def _windows(
+    budgets: BudgetsConfig, kind: Literal["key", "deployment", "global"], name: str
+) -> tuple[Scope, ...]:
+    """The windows that somebody's calls count in; one with the very name stands before the rest."""
+    found = [window for window in budgets.windows if window.scope == kind]
+    general = {window.every: window for window in found if window.name is None}
+    own = {window.every: window for window in found if window.name == name}
+    return tuple(
+        Scope(kind=kind, name=name, every=every, caps=window.caps())
+        for every, window in (general | own).items()
+    )

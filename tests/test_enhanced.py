@@ -53,6 +53,7 @@ def config(**about: Any) -> OrchestratorConfig:
                     "grace_s": 3,
                 }
             },
+            "retry": {"attempts": 1},
             **about,
         }
     )
@@ -60,7 +61,10 @@ def config(**about: Any) -> OrchestratorConfig:
 
 def stage_of(request: CompletionRequest) -> str:
     """Which stage of a built-in pattern sent this: its own words say it."""
-    text = str(request.messages[-1]["content"])
+    # What asks to go on with an answer stands behind what was asked first.
+    asked = [message for message in request.messages if message["role"] == "user"]
+    begun = any(message["role"] == "assistant" for message in request.messages)
+    text = str(asked[-2 if begun else -1]["content"])
     marks = {
         "Pick ": "pick",
         "Rank all": "rank",
@@ -541,24 +545,42 @@ async def test_a_draft_by_one_that_nobody_gives_ends_the_run() -> None:
 # Synthesis that fails.
 
 
-async def test_a_writer_that_breaks_off_is_withdrawn_and_followed() -> None:
-    """The listener starts anew; the content is the second writer's alone."""
+async def test_a_writer_that_breaks_off_is_gone_on_with() -> None:
+    """What the listener has seen stands; the second writer adds what is missing, once."""
+    whole = "Half of it by claude, the other half by gpt."
 
-    def written(name: str, _: CompletionRequest) -> Reply | str:
-        return Reply(text="half of it", cut_after=8) if name == "claude" else "All of it, by gpt."
+    def written(name: str, request: CompletionRequest) -> Reply | str:
+        if name == "claude":
+            return Reply(text=whole, cut_after=24)
+        assert request.messages[-2] == {"role": "assistant", "content": whole[:24]}
+        return whole[4:]
 
     panel = Panel(write=written)
     async with panel.engine() as engine:
         events = await listen(engine, model="compare/p")
 
     response = events[-1].response  # type: ignore[union-attr]
+    assert not any(isinstance(event, TextReset) for event in events)
+    assert content_of(events) == response.content == whole
+    assert response.status == "complete"
+    last = response.receipt.stages[-1]
+    assert last.outcome == {"synthesizer": "gpt", "tried": ["claude", "gpt"]}
+    assert [made.continues for made in last.attempts] == [False, True]
+    assert "gpt went on with the answer where it had broken off" in last.causes
+
+
+async def test_a_writer_that_refuses_is_withdrawn_and_followed() -> None:
+    """The listener starts anew; the content is the second writer's alone."""
+    sorry = "I'm sorry, I can't help with that."
+    panel = Panel(write=lambda name, _: sorry if name == "claude" else "All of it, by gpt.")
+    async with panel.engine() as engine:
+        events = await listen(engine, model="compare/p")
+
+    response = events[-1].response  # type: ignore[union-attr]
     resets = [event for event in events if isinstance(event, TextReset)]
-    assert [event.cause for event in resets] == [
-        "claude: StreamBroken: claude: the stream ended before its end"
-    ]
+    assert [event.cause for event in resets] == ["claude: refused to answer"]
     assert content_of(events) == response.content == "All of it, by gpt."
     assert response.status == "complete"
-    assert response.receipt.stages[-1].outcome == {"synthesizer": "gpt", "tried": ["claude", "gpt"]}
 
 
 async def test_a_writer_that_fails_before_a_word_is_followed_unseen() -> None:

@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 
 from adapters.types import Completion, ToolCall, Usage
 from orchestrator import journal as module
+from orchestrator.budget import Plan
 from orchestrator.config import RequestConfig
 from orchestrator.errors import JournalError
 from orchestrator.journal import Journal, Opening, PaidCall, read
@@ -32,6 +33,7 @@ def opening(run_id: str = RUN, **fields: object) -> Opening:
         nonce="ab" * 16,
         config_hash="0123",
         request=request,
+        plan=Plan(members=("gpt",), max_tokens=300, synthesizers=("claude",)),
     )
 
 

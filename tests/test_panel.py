@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncGenerator
-from contextlib import suppress
+from contextlib import aclosing, suppress
 from typing import Any
 
 import pytest
@@ -34,6 +34,7 @@ def config(members: tuple[str, ...] = NAMES, **panel: Any) -> OrchestratorConfig
             "models": {name: {"provider": "openai", "model": name} for name in members},
             "routes": {"fast": {"models": ["gpt"], "fallback": ["claude"]}} if members else {},
             "panels": {"council": PanelConfig(members=members, **panel).model_dump()},
+            "retry": {"attempts": 1},
         }
     )
 
@@ -182,7 +183,7 @@ async def test_nothing_comes_after_the_end_of_a_run() -> None:
     adapter = Stubborn(gate, deployment="gpt")
     async with BaseOrchestrator(config(("gpt", "claude")), adapters={"gpt": adapter}) as engine:
         engine._clock = clock
-        run = engine._begin(RequestConfig(prompt="Q?", model="gpt", time_s=9))
+        run = engine._begin(RequestConfig(prompt="Q?", model="gpt", time_s=9), is_live=True)
         driving = asyncio.ensure_future(engine._drive(run))
         await turns()
         clock.advance(9)
@@ -242,8 +243,10 @@ async def test_a_cancellation_that_nobody_asked_for_is_a_failed_call() -> None:
     }
     async with BaseOrchestrator(config(), adapters=adapters) as engine:
         response = await engine.execute_request(RequestConfig(prompt="Q?", model="council"))
+        alone = engine.stream_request(RequestConfig(prompt="Q?", model="gpt"))
         with pytest.raises(StreamBroken, match="cancelled from within") as caught:
-            await engine.execute_request(RequestConfig(prompt="Q?", model="gpt"))
+            async with aclosing(alone) as events:
+                _ = [event async for event in events]
 
     assert response.content == "whole"
     assert response.status == "degraded"

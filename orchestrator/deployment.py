@@ -1,0 +1,94 @@
+"""A configured model while it is in use: its adapter, and the state of every guard before it."""
+
+from adapters.base import BaseAdapter
+from adapters.config import ModelConfig
+from adapters.factory import create_adapter
+from adapters.prices import Capacity, Price, capacity_of, price_of
+from adapters.types import CompletionRequest, Usage
+from orchestrator.attempts import retry_budget
+from orchestrator.breaker import Breaker
+from orchestrator.clock import Clock
+from orchestrator.config import BreakerConfig, BudgetsConfig, RetryConfig
+from orchestrator.pacing import Pace
+from orchestrator.routing import Candidate, Latencies
+
+USUAL_TOKENS = 500  # of an answer, to compare prices by
+
+
+class Deployment:
+    """One per name and orchestrator. The adapter is made when it is first called.
+
+    Attributes:
+        name: The configured name.
+        config: The model behind it.
+        breaker: Whether it may be called at all.
+        pace: How fast.
+        retries: How often again.
+        latencies: Seconds to the first content of recent calls.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        config: ModelConfig,
+        adapter: BaseAdapter | None = None,
+        *,
+        clock: Clock,
+        breaker: BreakerConfig,
+        retry: RetryConfig,
+    ) -> None:
+        self.name = name
+        self.config = config
+        self.breaker = Breaker(breaker, clock, deployment=name)
+        self.pace = Pace(config.rates, clock, deployment=name)
+        self.retries = retry_budget(retry)
+        self.latencies = Latencies()
+        self._adapter = adapter
+
+    @property
+    def adapter(self) -> BaseAdapter:
+        if self._adapter is None:
+            self._adapter = create_adapter(self.config, deployment=self.name)
+        return self._adapter
+
+    @property
+    def capacity(self) -> Capacity:
+        """How many tokens fit, as far as that is known."""
+        return capacity_of(self.config)
+
+    def price(self, request: CompletionRequest, answered_as: str = "") -> Price | None:
+        """What tokens of a request cost; the dearer where another model answers. None: unknown."""
+        return price_of(self.config, answered_as=answered_as, request=request)
+
+    def usual_limit(self, request: CompletionRequest, budgets: BudgetsConfig) -> int:
+        """How long an answer may be where nobody has said: as the operator and the model allow."""
+        capacity = self.capacity
+        limits = [budgets.max_tokens, capacity.max_output_tokens or budgets.max_tokens]
+        if capacity.context_tokens is not None:
+            prompt = self.adapter.bound_prompt(request, margin=budgets.margin)
+            limits.append(max(capacity.context_tokens - prompt, budgets.min_tokens))
+        return min(limits)
+
+    def candidate(self, priced: CompletionRequest | None = None) -> Candidate:
+        """What a strategy sees of it; its price only where there is a request to reckon with."""
+        return Candidate(
+            name=self.name,
+            price_nanousd=None if priced is None else self._usual_price(priced),
+            first_content_s=self.latencies.quantile(0.5),
+            in_flight=self.pace.in_flight,
+            weight=self.config.weight,
+            is_ready=self.breaker.is_ready,
+        )
+
+    def _usual_price(self, request: CompletionRequest) -> int | None:
+        """What a call would cost with an answer of usual length."""
+        price = self.price(request)
+        if price is None:
+            return None
+        prompt = self.adapter.bound_prompt(request)
+        completion = min(request.max_tokens or USUAL_TOKENS, USUAL_TOKENS)
+        return price.cost_nanousd(Usage(prompt_tokens=prompt, completion_tokens=completion))
+
+    async def aclose(self) -> None:
+        if self._adapter is not None:
+            await self._adapter.aclose()

@@ -1,0 +1,205 @@
+"""The guards of one call, each for a `with`: taken before it, given back however it ends.
+
+Only `base.py` uses them, and only here do they meet: what stands behind them is a leaf each.
+"""
+
+from dataclasses import replace
+from math import ceil
+from typing import Self
+
+from adapters.errors import ProviderError, RateLimited
+from adapters.types import CompletionRequest, Usage
+from orchestrator import billing
+from orchestrator.billing import Bound, Posting
+from orchestrator.breaker import outcome_of
+from orchestrator.deployment import Deployment
+from orchestrator.errors import BudgetExceeded
+from orchestrator.ledger import Ledger, UsageEntry
+from orchestrator.receipts import AttemptLog
+from orchestrator.responses import AttemptStatus
+from orchestrator.run import Run
+
+SETTLING_S = 60.0  # how long after its time a call's reservation still stands
+
+
+class Place:
+    """A place among the calls that a deployment is sent in a minute, and at a time."""
+
+    def __init__(self, run: Run, deployment: Deployment, bound: Bound, attempt: AttemptLog) -> None:
+        self._run = run
+        self._pace = deployment.pace
+        self._tokens = bound.amount.tokens
+        self._attempt = attempt
+
+    async def __aenter__(self) -> None:
+        self._slot = await self._pace.enter(self._tokens, self._run.ends_s)
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: object
+    ) -> None:
+        posting = self._attempt.posting
+        used = self._tokens if posting is None else posting.usage.total_tokens
+        if isinstance(error, RateLimited):
+            self._slot.leave("rate_limited", used)
+            self._pace.pause(error.retry_after_s or 0.0)
+        else:
+            self._slot.leave("ok" if self._attempt.is_whole else "other", used)
+
+
+class Permit:
+    """Leave to call a deployment, which is withdrawn for a while when it fails too often."""
+
+    def __init__(self, run: Run, deployment: Deployment, attempt: AttemptLog) -> None:
+        self._run = run
+        self._breaker = deployment.breaker
+        self._attempt = attempt
+
+    async def __aenter__(self) -> None:
+        self._ticket = self._breaker.admit()
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: object
+    ) -> None:
+        if error is None or self._attempt.is_whole:
+            self._breaker.settle(self._ticket, "success")
+            return
+        outcome = outcome_of(error, at_deadline=self._run.is_over)
+        self._breaker.settle(self._ticket, outcome, type(error).__name__)
+
+
+class Hold:
+    """What a call could use up, reserved in every budget it counts in, then settled.
+
+    Attributes:
+        request: What may be sent: its answer is shortened where only that fits.
+    """
+
+    def __init__(
+        self,
+        ledger: Ledger | None,
+        run: Run,
+        deployment: Deployment,
+        request: CompletionRequest,
+        bound: Bound,
+        attempt: AttemptLog,
+    ) -> None:
+        self.request = request
+        self._ledger = ledger
+        self._run = run
+        self._deployment = deployment
+        self._bound = bound
+        self._attempt = attempt
+        self._reservation = ""
+        self._is_settled = False
+
+    async def __aenter__(self) -> Self:
+        if self._ledger is None or not self._run.has_budget:
+            return self
+        scopes = self._run.scopes_of(self._deployment.name)
+        while scopes and not self._reservation:
+            try:
+                self._reservation = await self._ledger.reserve(
+                    self._bound.amount,
+                    scopes,
+                    run_id=self._run.run_id,
+                    ttl_s=self._run.call_limits().total_s + SETTLING_S,
+                )
+            except BudgetExceeded as error:
+                self._shorten(error)
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: object
+    ) -> None:
+        self.settle(error)
+
+    def settle(self, error: BaseException | None) -> None:
+        """Post what the call has used up; the first time counts."""
+        if self._is_settled:
+            return
+        self._is_settled = True
+        posting = self._attempt.posting = self._posting(error)
+        if self._ledger is None:
+            return
+        entry = _entry(self._run, self._deployment, self._attempt, error)
+        if not self._reservation:
+            self._ledger.record(entry)
+        elif posting.amount == billing.NOTHING:
+            self._ledger.release(self._reservation)
+        else:
+            self._ledger.settle(self._reservation, posting.amount, entry)
+
+    def _shorten(self, error: BudgetExceeded) -> None:
+        """Ask for a shorter answer, if a shorter one fits.
+
+        Raises:
+            BudgetExceeded: it does not, or answers are not to be shortened.
+        """
+        budgets, dimension, scope = self._run.config.budgets, error.dimension, error.scope
+        if dimension is None or scope is None or "max_tokens" not in budgets.shrink:
+            raise error
+        left = getattr(scope.caps, dimension) - getattr(error.spent, dimension)
+        price = self._deployment.price(self.request)
+        tokens = billing.lowered(
+            self._bound,
+            price,
+            dimension,
+            left - getattr(error.held, dimension),
+            least=budgets.min_tokens,
+        )
+        if tokens is None:
+            raise error
+        self.request = replace(self.request, max_tokens=tokens)
+        self._bound = billing.bound_of(
+            self._bound.prompt_tokens, tokens, price, self._bound.amount.time_ms
+        )
+        self._run.shrink((f"answers of {self._deployment.name} are cut at {tokens} tokens",))
+
+    def _posting(self, error: BaseException | None) -> Posting:
+        attempt, fold = self._attempt, self._attempt.fold
+        price = self._deployment.price(self.request, fold.model or "")
+        elapsed_ms = ceil(attempt.elapsed_s * 1000)
+        if error is None:
+            usage = fold.usage or Usage(estimated=True)
+            return billing.finished(self._bound, usage, price, elapsed_ms)
+        return billing.unfinished(self._bound, error, self._counted(error), price, elapsed_ms)
+
+    def _counted(self, error: BaseException) -> Usage | None:
+        """The tokens of a call that did not end well, as far as anybody knows."""
+        if isinstance(error, ProviderError) and error.usage is not None:
+            return error.usage
+        if not self._attempt.fold.has_content:
+            return None
+        return self._deployment.adapter.count(self.request, self._attempt.fold)
+
+
+def _entry(
+    run: Run, deployment: Deployment, attempt: AttemptLog, error: BaseException | None
+) -> UsageEntry:
+    """What the records of usage say about a call."""
+    posting = attempt.posting
+    assert posting is not None, "what is recorded has been posted"
+    return UsageEntry(
+        run_id=run.run_id,
+        tenant=run.request.tenant,
+        tags=run.request.tags,
+        deployment=deployment.name,
+        provider=deployment.config.provider.value,
+        model=deployment.config.model,
+        answered_as=attempt.fold.model or "",
+        pattern=run.target.pattern,
+        stage=attempt.stage.name,
+        member=attempt.member.name,
+        status=_entry_status(error),
+        usage=posting.usage,
+        cost_nanousd=posting.cost_nanousd,
+        over_bound=posting.is_over,
+        at=run.clock.now(),
+        elapsed_ms=ceil(attempt.elapsed_s * 1000),
+    )
+
+
+def _entry_status(error: BaseException | None) -> AttemptStatus:
+    if error is None:
+        return "ok"
+    return "failed" if isinstance(error, Exception) else "cancelled"

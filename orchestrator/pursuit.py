@@ -1,0 +1,212 @@
+"""One call to a member while it lasts: who has been tried, who may be, what has been handed out."""
+
+import asyncio
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Literal
+
+from adapters.errors import MalformedResponse
+from adapters.types import Chunk, Completion, CompletionRequest
+from orchestrator.attempts import Fallback, Retry
+from orchestrator.channel import Delivery
+from orchestrator.continuation import (
+    Seam,
+    continuation_request,
+    is_prefilled,
+    is_whole_json,
+)
+from orchestrator.deployment import Deployment
+from orchestrator.panel import Answer
+from orchestrator.receipts import AttemptLog
+
+
+@dataclass(slots=True, kw_only=True)
+class Pursuit:
+    """The attempts of one call.
+
+    Attributes:
+        names: The deployments not tried yet, in the order in which to ask them.
+        request: What to ask them.
+        delivery: Where the answer is handed out as it comes; None keeps it for the end.
+        format_is_ours: Whether the answer may come without the response format.
+        name: The deployment that is asked.
+        number: How many attempts there have been.
+        tries: How many of them at this deployment.
+        before: Why those before failed.
+    """
+
+    names: list[str]
+    request: CompletionRequest
+    delivery: Delivery | None = None
+    format_is_ours: bool = False
+    name: str = ""
+    number: int = 0
+    tries: int = 0
+    before: list[Exception] = field(default_factory=list)
+    _delivered: int = 0  # characters, when this attempt began
+    _prefills: bool = True
+    _prefilled: bool = False
+
+    def __post_init__(self) -> None:
+        self.name = self.names.pop(0)
+
+    def begin(self, deployment: Deployment, now_s: float) -> None:
+        """Another attempt, at the deployment whose turn it is."""
+        self.number += 1
+        self.tries += 1
+        self._delivered = len(self._text)
+        if self.tries == 1:
+            deployment.retries.deposit(now_s)
+
+    def follow(self, step: Retry | Fallback, error: Exception) -> None:
+        """Make ready for the next attempt."""
+        self.before.append(error)
+        if isinstance(step, Fallback):
+            self.names.remove(step.deployment)
+            self.name, self.tries, self._prefills = step.deployment, 0, True
+        elif step.simpler and self._prefilled:
+            self._prefills = False
+        elif step.simpler:
+            self.request = replace(self.request, response_format=None)
+
+    def hedge(self) -> str:
+        """The deployment to ask beside the one that is late."""
+        self.number += 1
+        return self.names.pop(0)
+
+    def how(self, step: Retry | Fallback) -> Literal["retry", "fallback", "continuation"]:
+        """What the next attempt is to the one before."""
+        if self._text:
+            return "continuation"
+        return "retry" if isinstance(step, Retry) else "fallback"
+
+    @property
+    def _text(self) -> str:
+        return "" if self.delivery is None else self.delivery.content
+
+    @property
+    def broke_off(self) -> bool:
+        """Whether the last attempt had handed out text."""
+        return len(self._text) > self._delivered
+
+    @property
+    def cannot_be_continued(self) -> bool:
+        """Whether something was handed out that nobody can go on with."""
+        return self.delivery is not None and bool(self.delivery.tool_calls)
+
+    @property
+    def can_simplify(self) -> bool:
+        """Whether this deployment can be asked in a simpler way than it just was."""
+        by_format = self.format_is_ours and self.request.response_format is not None
+        return self._prefilled or by_format
+
+    def open(self, deployment: Deployment) -> "Piece":
+        """What the next attempt is asked, and where its words go."""
+        delivery, text = self.delivery, self._text
+        self._prefilled = False
+        if delivery is None or not text:
+            return Piece(self.request, delivery, is_quiet=bool(delivery and delivery.reasoning))
+        prefill = deployment.config.prefill and self._prefills
+        request = continuation_request(self.request, text, prefill=prefill)
+        self._prefilled = is_prefilled(request)
+        wants_json = self.request.response_format is not None
+        return Piece(request, delivery, Seam(text), is_quiet=True, wants_json=wants_json)
+
+
+class Piece:
+    """What one attempt adds to an answer that others may have begun.
+
+    Attributes:
+        request: What it is asked.
+        continues: Whether it goes on with what was handed out.
+    """
+
+    def __init__(
+        self,
+        request: CompletionRequest,
+        delivery: Delivery | None,
+        seam: Seam | None = None,
+        *,
+        is_quiet: bool = False,
+        wants_json: bool = False,
+    ) -> None:
+        self.request = request
+        self.continues = seam is not None
+        self._delivery = delivery
+        self._seam = seam
+        self._is_quiet = is_quiet  # its thoughts would follow those of another
+        self._wants_json = wants_json
+
+    async def hand_on(self, chunk: Chunk) -> None:
+        """Give a chunk to whoever waits for the answer, without what was there already.
+
+        Raises:
+            Diverged: it tells something else from the start on; nothing of it was handed out.
+            MalformedResponse: JSON was asked for, and the parts do not make any.
+        """
+        if self._delivery is None:
+            return
+        if self._is_quiet and chunk.reasoning:
+            chunk = replace(chunk, reasoning="")
+        if self._seam is not None:
+            text = self._seam.feed(chunk.text)
+            if chunk.finish_reason is not None:
+                text += self._seam.end()
+                if self._wants_json and not is_whole_json(self._delivery.content + text):
+                    raise MalformedResponse("an answer in two parts came to no JSON")
+            chunk = replace(chunk, text=text)
+        await self._delivery.add(chunk)
+
+    def whole(self, completion: Completion) -> Completion:
+        """The answer as it was handed out, given the attempt's own part of it."""
+        if self._seam is None or self._delivery is None:
+            return completion
+        return replace(completion, text=self._delivery.content, reasoning=self._delivery.reasoning)
+
+
+class RaceLost(Exception):
+    """Another attempt at the same call was first."""
+
+
+class Race:
+    """Two attempts at one call: the first that has something to give goes on alone."""
+
+    def __init__(self) -> None:
+        self._winner: AttemptLog | None = None
+        self._won: asyncio.Future[asyncio.Task[Answer]] = asyncio.get_running_loop().create_future()
+
+    @property
+    def is_open(self) -> bool:
+        return self._winner is None
+
+    def claim(self, attempt: AttemptLog) -> None:
+        """This attempt has something to give.
+
+        Raises:
+            RaceLost: the other one had before.
+        """
+        if self._winner is None:
+            self._winner = attempt
+            task = asyncio.current_task()
+            assert task is not None, "an attempt is a task of its own"
+            self._won.set_result(task)
+        elif self._winner is not attempt:
+            raise RaceLost
+
+    def has_lost(self, attempt: AttemptLog) -> bool:
+        return self._winner not in (None, attempt)
+
+    async def result(self, racing: Collection[asyncio.Task[Answer]]) -> Answer:
+        """What the winner comes to; where both fail, what the last of them came to."""
+        running = set(racing)
+        last: Sequence[asyncio.Task[Answer]] = ()
+        while running and not self._won.done():
+            done, _ = await asyncio.wait({*running, self._won}, return_when=asyncio.FIRST_COMPLETED)
+            last = [task for task in running if task in done] or last
+            running -= done
+        if not self._won.done():
+            return await last[-1]
+        winner = self._won.result()
+        for task in running - {winner}:
+            task.cancel()
+        return await winner
