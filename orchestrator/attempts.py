@@ -269,7 +269,7 @@ def next_step(
         return Fallback(ready[0].deployment)
     if wait_s is not None and retries.withdraw():
         return Retry(wait_s)
-    if options and not ready and (not rule.is_sent or fallbacks.withdraw()):
+    if options and (not rule.is_sent or fallbacks.withdraw()):
         return Fallback(options[0].deployment)
     if options or wait_s is not None or simpler:
         return GiveUp("the budget of further tries is spent")
