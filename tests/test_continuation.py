@@ -29,7 +29,8 @@ PROSE = (
 )
 CODE = (
     "```python\ndef total(rows):\n    result = 0\n    for row in rows:\n        if row:\n"
-    "            result += row.value\n        else:\n            result += 0.33333333333333333333333333333333333\n"
+    "            result += row.value\n        else:\n            result += "
+    "0.3333333333333333333333333333333333333333333333\n"
     "    return result\n```\nha ha ha ha ha ha ha ha ha ha ha ha ha ha ha ha ha ha ha\n\n\n\nand "
     "1000000000000000000000000."
 )
