@@ -52,9 +52,9 @@ def continuation_request(
     Tools are left out: a call that broke off is not continued, and text is all that is missing.
     So is the response format, because no grammar accepts the second half of an object: whoever
     joins the parts checks them, with `is_whole_json`. `max_tokens` is lowered by an estimate of
-    what was handed out. With nothing handed out the request stays as it is.
+    what was handed out. With no word handed out the request stays as it is.
     """
-    if not delivered.strip():
+    if not delivered.strip(_PAUSE):
         return request
     begun = {"role": "assistant", "content": delivered}
     messages, spare = _with_begun(request.messages, begun), 0
@@ -127,6 +127,8 @@ class Seam:
       time cannot be told from a repetition, and goes.
     - the whole delivered text, when the answer was begun again and came the same way.
 
+    - the last words that `continuation_request` asked to begin with, however few they are.
+
     Everything else is handed out as it is. In whatever pieces the continuation comes, the result is
     the same.
 
@@ -134,14 +136,19 @@ class Seam:
     >>> seam.feed("of France "), seam.feed("is Paris, on"), seam.feed(" the Seine."), seam.end()
     ('', 'is, on', ' the Seine.', '')
 
+    Args:
+        delivered: What was handed out.
+        anchored: Whether the continuation was asked for without a prefill.
+
     Raises:
         Diverged: the answer was begun again and came another way. Nothing was handed out.
     """
 
-    __slots__ = ("_held", "_is_open", "_known", "_space")
+    __slots__ = ("_anchor", "_held", "_is_open", "_known", "_space")
 
-    def __init__(self, delivered: str) -> None:
+    def __init__(self, delivered: str, *, anchored: bool = False) -> None:
         text = delivered.rstrip()
+        self._anchor = _anchor(delivered).lstrip(_PAUSE) if anchored else ""
         self._known = text.lstrip(_PAUSE)
         self._space = delivered[len(text) :]  # handed out already, not to be repeated either
         self._held = ""
@@ -161,6 +168,8 @@ class Seam:
     def _may_repeat(self, start: str) -> bool:
         """Whether more text could make this beginning one that repeats what is known."""
         known = self._known
+        if len(start) < len(self._anchor) and self._anchor.startswith(start):
+            return True
         if len(start) < len(known) and known.startswith(start):
             return len(known) >= LEAST_WHOLE
         # A place in the known text from which it goes on, with enough behind it to count.
@@ -175,6 +184,8 @@ class Seam:
         repeated = self._overlap(start)
         if repeated and _is_telling(self._known, repeated):
             return self._after_space(start[repeated:])
+        if self._anchor and start.startswith(self._anchor):
+            return self._after_space(start[len(self._anchor) :])
         if not repeated and self._begins_anew(start):
             self._refuse()
         self._space = ""

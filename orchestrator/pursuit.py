@@ -110,7 +110,8 @@ class Pursuit:
         request = continuation_request(self.request, text, prefill=prefill)
         self._prefilled = is_prefilled(request)
         wants_json = self.request.response_format is not None
-        return Piece(request, delivery, Seam(text), is_quiet=True, wants_json=wants_json)
+        seam = Seam(text, anchored=not self._prefilled)
+        return Piece(request, delivery, seam, is_quiet=True, wants_json=wants_json)
 
 
 class Piece:
