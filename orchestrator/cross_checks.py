@@ -390,7 +390,7 @@ def _check_database(source: YamlSource, loc: Loc) -> Iterator[Problem]:
 def wrong_database(url: str) -> str:
     """What is wrong with the address of a database; nothing, if nothing is. Repeats no password."""
     if wrong := wrong_reference(url):
-        return f"is not as it must be: {wrong}"
+        return f"cannot be read: {wrong}"
     if ENV_REFERENCE.match(url):
         return ""
     scheme, slashes, rest = url.partition("://")

@@ -888,7 +888,7 @@ ledger: {url: sqlite://ledger.db}
         + """\
 ledger: {url: 'postgresql://me:$PASSWORD@host/db'}
 """,
-        "4:15: ledger.url is not as it must be: A variable is written ${NAME}, with braces",
+        "4:15: ledger.url cannot be read: A variable is written ${NAME}, with braces",
     ),
     "a ledger that is a number": (
         BASE
