@@ -93,11 +93,16 @@ class Estimate:
 
     def or_dearer(self, other: "Estimate") -> "Estimate":
         """At most this or the other, whichever is more of each."""
-        most = {
-            name: max(getattr(self.amount, name), getattr(other.amount, name))
-            for name in DIMENSIONS
-        }
-        return Estimate(amount=Amount(**most), elapsed_s=max(self.elapsed_s, other.elapsed_s))
+        one, two = self.amount, other.amount
+        return Estimate(
+            amount=Amount(
+                money_nanousd=max(one.money_nanousd, two.money_nanousd),
+                tokens=max(one.tokens, two.tokens),
+                calls=max(one.calls, two.calls),
+                time_ms=max(one.time_ms, two.time_ms),
+            ),
+            elapsed_s=max(self.elapsed_s, other.elapsed_s),
+        )
 
     def half(self) -> "Estimate":
         """Half of it, rounded up: for what may or may not be needed."""

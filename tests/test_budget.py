@@ -6,7 +6,7 @@ from dataclasses import replace
 from typing import get_args
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from orchestrator.amounts import DIMENSIONS, Amount, Caps, Scope
@@ -193,20 +193,21 @@ CALLS = st.builds(
     tries=st.integers(1, 12),
     regrown=st.integers(0, 10**5),
 )
-ROWS = st.lists(CALLS, min_size=1, max_size=3).map(tuple)
+ROWS = st.lists(CALLS, min_size=1, max_size=2).map(tuple)
 ASKS = st.builds(
-    Ask, member=st.just("m"), options=st.lists(ROWS, min_size=1, max_size=3).map(tuple)
+    Ask, member=st.just("m"), options=st.lists(ROWS, min_size=1, max_size=2).map(tuple)
 )
 STAGES = st.builds(
     stage_quote,
     st.just("stage"),
-    st.lists(ASKS, max_size=4),
+    st.lists(ASKS, max_size=3),
     limit_s=st.just(10**9),
     is_likely=st.booleans(),
 )
 
 
-@given(st.lists(STAGES, max_size=4))
+@settings(max_examples=50)
+@given(st.lists(STAGES, max_size=3))
 def test_what_is_expected_never_exceeds_what_is_full_nor_that_the_worst(
     stages: list[StageQuote],
 ) -> None:
