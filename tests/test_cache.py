@@ -1178,6 +1178,10 @@ async def test_who_comes_after_the_answer_begins_anew() -> None:
     await ask(flights, provider)
 
     assert provider.calls == 2
+    async with flights.join(KEY) as landed:
+        landed.give(ANSWER)
+        async with flights.join(KEY) as later:
+            assert later.leads
 
 
 async def test_only_the_leader_gives_an_answer() -> None:
