@@ -9,6 +9,7 @@ from asyncio import Future
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import accumulate
 from typing import Literal, NamedTuple, TypeAlias
 
 from adapters.config import RatesConfig
@@ -312,8 +313,9 @@ class _Window:
     def _moment_before(self, offset: int) -> int:
         """When the unit was used that stands so far before the newest: room comes as it leaves."""
         to_leave = self._used - offset
-        for moment in self._moments:
-            to_leave -= moment.used
-            if to_leave <= 0:
-                return moment.at_ms
-        raise AssertionError("more has to leave than was used")
+        left = accumulate(moment.used for moment in self._moments)
+        return next(
+            moment.at_ms
+            for moment, used in zip(self._moments, left, strict=True)
+            if used >= to_leave
+        )

@@ -3,8 +3,10 @@
 import asyncio
 import sys
 from asyncio import Task
-from collections.abc import Iterable
+from collections.abc import Coroutine, Iterable
+from contextlib import closing
 from math import nan
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -51,7 +53,16 @@ async def waiting(pace: Pace, tokens: int = 1, until_s: float = FAR_S) -> Task[S
 
 
 async def enter(pace: Pace, count: int, tokens: int = 1) -> list[Slot]:
-    return [await pace.enter(tokens, FAR_S) for _ in range(count)]
+    """Calls that need not wait, not even for a turn of the loop."""
+    return [at_once(pace.enter(tokens, FAR_S)) for _ in range(count)]
+
+
+def at_once(entering: Coroutine[Any, Any, Slot]) -> Slot:
+    with closing(entering), pytest.raises(StopIteration) as ended:
+        entering.send(None)
+    slot = ended.value.value
+    assert isinstance(slot, Slot)
+    return slot
 
 
 async def refusal(task: Task[Slot]) -> RateExceeded:
@@ -223,6 +234,17 @@ async def test_a_correction_that_comes_after_a_minute_changes_nothing(clock: Fak
     await waiting_is_needed(pace, tokens=1)
 
 
+async def test_no_more_is_given_back_than_was_taken(clock: FakeClock) -> None:
+    """A provider that reports less than nothing makes no room for others."""
+    pace = paced(clock, tokens=1000)
+    slots = await enter(pace, 2, tokens=500)
+
+    slots[0].leave("ok", tokens_used=-500)
+
+    await waiting_is_needed(pace, tokens=501)
+    leave(await enter(pace, 1, tokens=500))
+
+
 async def test_a_use_nobody_knows_counts_as_estimated(clock: FakeClock) -> None:
     """A call that broke may have used all of it."""
     pace = paced(clock, tokens=1000)
@@ -270,6 +292,17 @@ async def test_the_line_is_served_in_order(clock: FakeClock) -> None:
         (await line[index]).leave("ok")
 
     assert served == [0, 1, 2, 3]
+
+
+async def test_only_the_first_in_line_watches_the_clock(clock: FakeClock) -> None:
+    """Else a thousand would look at every room that gets free for one."""
+    pace = paced(clock, requests=1)
+    leave(await enter(pace, 1))
+    line = [await waiting(pace) for _ in range(3)]
+
+    assert [at_s for at_s, _ in clock._bells] == [60.001, FAR_S, FAR_S]
+    for task in line:
+        await cancel(task)
 
 
 async def test_a_small_call_does_not_overtake_a_large_one(clock: FakeClock) -> None:
@@ -377,6 +410,24 @@ async def test_the_limit_grows_by_one_for_as_many_successes_as_it_lets_through(
         limits.append(pace.limit)
 
     assert limits == [3, 3, 4, 4, 4]  # after that there are fewer under way than could be
+
+
+async def test_a_429_begins_a_new_round(clock: FakeClock) -> None:
+    """What worked at the higher limit does not count towards raising the lower one."""
+    pace = paced(clock)
+    leave(await enter(pace, 8), "rate_limited")
+    house = await enter(pace, 4)
+    for _ in range(3):
+        house.pop().leave("ok")
+        house += await enter(pace, 1)
+    house.pop().leave("rate_limited")
+    assert pace.limit == 2
+    house.pop().leave("other")
+
+    house.pop().leave("ok")
+
+    assert pace.limit == 2
+    leave(house)
 
 
 async def test_successes_below_the_limit_teach_nothing(clock: FakeClock) -> None:
