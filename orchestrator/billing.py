@@ -1,6 +1,6 @@
 """Decide what an attempt is posted as in the ledger, by what came of it. No I/O."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from adapters.errors import ConnectionFailed, ProviderError
 from adapters.prices import Price
@@ -120,6 +120,18 @@ def _posting(bound: Bound, usage: Usage, price: Price | None, elapsed_ms: int) -
         cost_nanousd=cost,
         is_over=bound is not NO_BOUND
         and (amount.money_nanousd > reserved.money_nanousd or amount.tokens > reserved.tokens),
+    )
+
+
+def at_least(counted: Usage, reported: Usage) -> Usage:
+    """What was counted, and no less of anything than was reported."""
+    return replace(
+        reported,
+        prompt_tokens=max(counted.prompt_tokens, reported.prompt_tokens),
+        completion_tokens=max(counted.completion_tokens, reported.completion_tokens),
+        billed_prompt_tokens=None,
+        billed_completion_tokens=None,
+        estimated=True,
     )
 
 

@@ -7,7 +7,13 @@ from dataclasses import replace
 from math import ceil
 from typing import Self
 
-from adapters.errors import ProviderError, RateLimited
+from adapters.errors import (
+    ConnectionFailed,
+    ProviderError,
+    ProviderTimeout,
+    RateLimited,
+    StreamBroken,
+)
 from adapters.types import CompletionRequest, Usage
 from orchestrator import billing
 from orchestrator.billing import Bound, Posting
@@ -19,6 +25,7 @@ from orchestrator.receipts import AttemptLog
 from orchestrator.responses import AttemptStatus
 from orchestrator.run import Run
 
+BROKEN_OFF = (StreamBroken, ProviderTimeout, ConnectionFailed)  # nobody knows what was to come
 SETTLING_S = 60.0  # how long after its time a call's reservation still stands
 
 
@@ -165,12 +172,17 @@ class Hold:
         return billing.unfinished(self._bound, error, self._counted(error), price, elapsed_ms)
 
     def _counted(self, error: BaseException) -> Usage | None:
-        """The tokens of a call that did not end well, as far as anybody knows."""
-        if isinstance(error, ProviderError) and error.usage is not None:
-            return error.usage
+        """The tokens of a call that did not end well, as far as anybody knows.
+
+        What a provider reports before its answer breaks off is the least it will charge.
+        """
+        reported = error.usage if isinstance(error, ProviderError) else None
+        if reported is not None and not isinstance(error, BROKEN_OFF):
+            return reported
         if not self._attempt.fold.has_content:
             return None
-        return self._deployment.adapter.count(self.request, self._attempt.fold)
+        counted = self._deployment.adapter.count(self.request, self._attempt.fold)
+        return counted if reported is None else billing.at_least(counted, reported)
 
 
 def _entry(

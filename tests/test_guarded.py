@@ -497,6 +497,22 @@ async def test_a_broken_answer_is_posted_as_it_was_counted() -> None:
     assert held == Amount()
 
 
+async def test_what_was_reported_before_a_break_is_the_least_that_is_posted() -> None:
+    """A provider that counts more than we saw is believed; one that counts less is not."""
+    cut = StreamBroken("cut", usage=Usage(prompt_tokens=700, completion_tokens=1))
+    clock = FakeClock()
+    scripts = {"gpt": [Reply(text=STORY, cut_after=40, error=cut)]}
+    async with engine(scripts, clock=clock, retry={"attempts": 1}) as of:
+        heard, _ = await listen_to_failure(of, ask())
+
+    failed = heard[-1]
+    assert isinstance(failed, RunFailed)
+    usage = failed.receipt.usage
+    assert usage.prompt_tokens == 700
+    assert usage.completion_tokens > 40 // 8
+    assert usage.estimated
+
+
 # What is not paid for twice.
 
 
