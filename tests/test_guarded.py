@@ -499,7 +499,8 @@ async def test_a_broken_answer_is_posted_as_it_was_counted() -> None:
 
 async def test_what_was_reported_before_a_break_is_the_least_that_is_posted() -> None:
     """A provider that counts more than we saw is believed; one that counts less is not."""
-    cut = StreamBroken("cut", usage=Usage(prompt_tokens=700, completion_tokens=1))
+    cut = StreamBroken("cut")
+    cut.usage = Usage(prompt_tokens=700, completion_tokens=1)
     clock = FakeClock()
     scripts = {"gpt": [Reply(text=STORY, cut_after=40, error=cut)]}
     async with engine(scripts, clock=clock, retry={"attempts": 1}) as of:
