@@ -188,6 +188,7 @@ def test_dots_before_repeated_words_go_with_them() -> None:
 
     assert joined(delivered, ["… of the window and saw", " him."]) == f"{delivered} him."
     assert joined(delivered, ["... ", "nothing."]) == f"{delivered}... nothing."
+    assert joined("...a", ["...", "and so on"], anchored=True) == "...and so on"
 
 
 @pytest.mark.parametrize("before", ["", " ", "\n", "\n\n"])
