@@ -127,6 +127,15 @@ async def test_a_request_too_many_waits_until_the_first_is_a_minute_old(clock: F
     (await third).leave("ok")
 
 
+async def test_a_minute_is_over_when_its_last_millisecond_is(clock: FakeClock) -> None:
+    """Clocks are read in milliseconds: sixty seconds by ours may be less by the provider's."""
+    pace = paced(clock, requests=1)
+    leave(await enter(pace, 1))
+    clock.advance(60)
+
+    assert (await refused(pace, until_s=60)).retry_after_s == 0.001
+
+
 async def test_tokens_wait_for_as_many_as_they_need(clock: FakeClock) -> None:
     """A large call waits for two others to leave the minute, a small one for one."""
     pace = paced(clock, tokens=1000)
@@ -226,12 +235,13 @@ async def test_a_correction_that_comes_after_a_minute_changes_nothing(clock: Fak
     pace = paced(clock, tokens=1000)
     slots = await enter(pace, 2, tokens=500)
     clock.advance(60.001)
+    leave(await enter(pace, 1, tokens=600))
 
-    slots[0].leave("ok", tokens_used=10**12)
-    slots[1].leave("ok", tokens_used=-5)
+    slots[0].leave("ok", tokens_used=0)
+    await waiting_is_needed(pace, tokens=401)
+    slots[1].leave("ok", tokens_used=10**12)
 
-    leave(await enter(pace, 1, tokens=1000))
-    await waiting_is_needed(pace, tokens=1)
+    leave(await enter(pace, 1, tokens=400))
 
 
 async def test_no_more_is_given_back_than_was_taken(clock: FakeClock) -> None:
