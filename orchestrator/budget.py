@@ -394,8 +394,8 @@ class Ladder:
         weights: How much each member counts; the lightest goes first, of equals the last.
         least_members: How many members must stay.
         min_tokens: How short answers may become.
-        writers: Who may write instead, cheaper ones only, the likeliest first; each with those
-            who follow if it fails.
+        writers: Who may write instead, the first that fits is taken; each with those who follow
+            if it fails.
     """
 
     steps: Sequence[ShrinkStep]
@@ -493,7 +493,7 @@ def _shorter_answers(quote: Quote, ladder: Ladder) -> Iterator[Plan]:
         yield replace(quote.plan, max_tokens=ladder.min_tokens)
 
 
-def _cheaper_writers(quote: Quote, ladder: Ladder) -> Iterator[Plan]:
+def _other_writers(quote: Quote, ladder: Ladder) -> Iterator[Plan]:
     for writers in ladder.writers:
         yield replace(quote.plan, synthesizers=writers)
 
@@ -501,7 +501,7 @@ def _cheaper_writers(quote: Quote, ladder: Ladder) -> Iterator[Plan]:
 _VARIANTS: Mapping[ShrinkStep, Callable[[Quote, Ladder], Iterator[Plan]]] = {
     "members": _fewer_members,
     "max_tokens": _shorter_answers,
-    "synthesizer": _cheaper_writers,
+    "synthesizer": _other_writers,
 }
 
 

@@ -168,9 +168,11 @@ def planned(target: Target, plan: Plan) -> Target:
 
 def _writers(target: Target) -> dict[str, Member]:
     """Everybody who could write: the synthesizers, then the members, the heaviest first."""
-    by_weight = sorted(target.members, key=lambda member: -member.weight)
-    plain = (replace(one, name=one.name.partition("#")[0], sample=0) for one in by_weight)
-    return {member.name: member for member in reversed((*target.synthesizers, *plain))}
+    writers = {member.name: member for member in target.synthesizers}
+    for member in sorted(target.members, key=lambda member: -member.weight):
+        plain = replace(member, name=member.name.partition("#")[0], sample=0)
+        writers.setdefault(plain.name, plain)
+    return writers
 
 
 def fitted_quote(
@@ -197,7 +199,7 @@ def fitted_quote(
         weights={member.name: member.weight for member in target.members},
         least_members=_least_members(target, pattern),
         min_tokens=config.budgets.min_tokens,
-        writers=_cheaper_writers(target, config, basis),
+        writers=_other_writers(target, config, basis) if target.pattern else (),
     )
     return fit(
         plan_of(target),
@@ -211,28 +213,39 @@ def _least_members(target: Target, pattern: Pattern | None) -> int:
     return max(target.enough(len(target.members)), pattern.min_members if pattern else 1)
 
 
-def _cheaper_writers(
+def _other_writers(
     target: Target, config: OrchestratorConfig, basis: Basis
 ) -> list[tuple[str, ...]]:
-    """Who may write for less than the synthesizer, the dearest first, with who may follow."""
-    any_request = CompletionRequest(messages=())
+    """Who may write instead of the synthesizer, in the operator's order, with who may follow.
 
-    def rate(member: Member) -> int | None:
-        prices = [basis.price(config.models[name], any_request) for name in member.deployments]
-        known = [price.worst_nanousd(1000, 1000) for price in prices if price is not None]
-        return max(known) if len(known) == len(prices) else None
-
-    rates = {name: rate(member) for name, member in _writers(target).items()}
-    known = {name: cost for name, cost in rates.items() if cost is not None}
+    Nobody whose price is not known, and after nobody anyone who could be dearer.
+    """
+    rates = {name: _rates(member, config, basis) for name, member in _writers(target).items()}
+    known = {name: rate for name, rate in rates.items() if rate is not None}
     asked = [member.name for member in target.synthesizers]
-    if not asked or asked[0] not in known:
-        return []
-    cheaper = [name for name in known if known[name] < known[asked[0]]]
+
+    def may_follow(other: str, first: str) -> bool:
+        pairs = zip(known[other], known[first], strict=True)
+        return other != first and all(one <= two for one, two in pairs)
+
     return [
-        (name, *(other for other in asked if other != name and known.get(other, cost) < cost))
-        for name in sorted(cheaper, key=lambda name: -known[name])
-        for cost in (known[name],)
+        (first, *(other for other in asked if other in known and may_follow(other, first)))
+        for first in known
+        if first not in asked[:1]
     ]
+
+
+def _rates(member: Member, config: OrchestratorConfig, basis: Basis) -> tuple[int, int] | None:
+    """What many tokens of prompt, and of an answer, cost at the dearest of its deployments."""
+    request = CompletionRequest(messages=())
+    prices = [basis.price(config.models[name], request) for name in member.deployments]
+    known = [price for price in prices if price is not None]
+    if len(known) < len(prices):
+        return None
+    return (
+        max(price.worst_nanousd(100_000, 0) for price in known),
+        max(price.worst_nanousd(0, 100_000) for price in known),
+    )
 
 
 def worst_cases(

@@ -294,8 +294,8 @@ def test_after_the_quorum_answers_become_shorter_and_no_shorter_than_needed() ->
     assert quote.shrunk[-1] == "answers of at most 960 tokens instead of 4096"
 
 
-def test_then_the_dearest_writer_that_fits_writes() -> None:
-    """Cheaper than the synthesizer, and no cheaper than needed."""
+def test_then_the_first_writer_that_fits_writes() -> None:
+    """In the operator's order, and no cheaper than needed."""
     shortest = replace(PLAN, members=("gpt", "claude"), max_tokens=256)
 
     quote = fitted(money(shortest) - 1)

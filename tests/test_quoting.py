@@ -27,6 +27,7 @@ from orchestrator.errors import BudgetExceeded, InvalidRun, UnknownPrice
 from orchestrator.patterns import Pattern, PatternLibrary, steps
 from orchestrator.quoting import (
     Basis,
+    _other_writers,
     fitted_quote,
     list_basis,
     plan_of,
@@ -217,7 +218,7 @@ ODD_PATTERNS = {
     "says_more_where_there_is_less": """
       stages:
         - {name: drafts, each: panel}
-        - {name: faults, each: panel, makes: notes, sees: others, unless: agree,
+        - {name: faults, each: panel, makes: notes, sees: others, unless: agree, max_tokens: 1,
            prompt: "{{ question }} {{ others }}"}
         - name: answer
           by: synthesizer
@@ -319,6 +320,94 @@ def test_a_quote_names_the_stages_as_they_will_run(pattern: str) -> None:
 
     assert [one.name for one in found.stages] == [step.name for step in steps(LIBRARY[pattern])]
     assert all(one.asks for one in found.stages)
+
+
+def prompt_of(found: Quote, name: str, member: str = "") -> int:
+    """The bound of the prompt that a stage sends a member first."""
+    asks = stage(found, name).asks
+    return next(one.options[0][0].prompt_bound for one in asks if member in ("", one.member))
+
+
+def test_everybody_sees_the_drafts_of_the_others_and_not_its_own() -> None:
+    """So who writes long drafts itself has a shorter prompt than the others."""
+    found = quoted(RequestConfig(prompt="Why?", model="council/p"))
+
+    gpt, claude, either = (
+        prompt_of(found, "reviews", name) for name in ("gpt", "claude", "either")
+    )
+
+    assert gpt - claude == 3 * (LIMITS["claude"] - LIMITS["gpt"])
+    assert claude - either == 3 * (LIMITS["mistral"] - LIMITS["claude"])
+
+
+def test_a_synthesizer_is_asked_alone_and_all_who_stand_in_may_follow() -> None:
+    """In the order in which they would."""
+    found = quoted(RequestConfig(prompt="Why?", model="compare/p"))
+
+    (asked,) = stage(found, "answer").asks
+    ((first, second),) = asked.options
+    assert (asked.member, first.deployment, second.deployment) == ("claude", "claude", "gpt")
+    assert asked.full.amount.money_nanousd == first.full_nanousd
+
+
+def test_a_list_of_questions_goes_to_those_who_did_not_write_the_draft() -> None:
+    """As expected; should somebody else have written it, to any member."""
+    found = quoted(RequestConfig(prompt="Why?", model="fact_check/p"))
+
+    checks = stage(found, "checks").asks
+    assert [asked.member for asked in checks] == ["gpt", "either", "gpt", "either", "gpt"]
+    for asked in checks:
+        served = {call.deployment for row in asked.options for call in row}
+        assert served == set(LIMITS)
+        assert asked.options[0][0].prompt_bound > 8 * LIMITS["claude"] // 5
+
+
+def test_replies_are_shown_with_the_questions_they_reply_to() -> None:
+    """A writer reads both, so the longer the list the longer its prompt."""
+    plan, checks = LIBRARY["fact_check"].stages[1:3]
+
+    def writers_prompt(list_tokens: int) -> int:
+        stages = list(LIBRARY["fact_check"].stages)
+        stages[1] = plan.model_copy(update={"max_tokens": list_tokens})
+        stages[2] = checks.model_copy(update={"max_tokens": 600})
+        pattern = LIBRARY["fact_check"].model_copy(update={"stages": tuple(stages)})
+        request = RequestConfig(prompt="Why?", model="fact_check/p")
+        return prompt_of(quoted(request, patterns={"fact_check": pattern}), "answer")
+
+    assert writers_prompt(600) > writers_prompt(60) + 500
+
+
+def test_a_prompt_that_says_more_where_nothing_is_shown_counts_as_that() -> None:
+    """Which of them is sent depends on what happens before."""
+    request = RequestConfig(prompt="Why?", model="says_more_where_there_is_less/p", max_tokens=1)
+
+    found = quoted(request, patterns=odd_patterns())
+
+    assert prompt_of(found, "answer") > 400 * len("nothing was found, nothing at all ") * 3 // 8
+
+
+def test_a_question_counts_as_often_as_it_is_shown() -> None:
+    """A template may repeat it."""
+    once, longer = (
+        quoted(
+            RequestConfig(prompt="x" * size, model="shown_twice/p", max_tokens=1),
+            patterns=odd_patterns(),
+        )
+        for size in (100, 1100)
+    )
+
+    assert prompt_of(longer, "answer") - prompt_of(once, "answer") == 2 * 1000
+
+
+def test_whoever_stands_in_for_a_synthesizer_leaves_a_draft_beside_its_own() -> None:
+    """Two stages of one author each may leave the drafts of two, and the members' as well."""
+    request = RequestConfig(prompt="Why?", model="drafts_by_one_and_the_others/p", max_tokens=500)
+
+    panel = {"members": ["gpt", "claude", "either"], "synthesizer": "claude"}
+    alone = quoted(request, config(panels={"p": panel}), patterns=odd_patterns())
+    both = quoted(request, patterns=odd_patterns())
+
+    assert 0 < prompt_of(both, "notes") - prompt_of(alone, "notes") - 3 * 500 < 200
 
 
 def test_a_deployment_alone_is_one_call() -> None:
@@ -517,6 +606,39 @@ def test_a_run_is_shrunk_by_the_order_and_fits() -> None:
     assert second.plan.synthesizers == ("claude", "gpt")
     assert (third.plan.max_tokens, third.plan.synthesizers) == (10, ("gpt",))
     assert third.fits(Caps(money_nanousd=3_000_000))
+
+
+def test_whoever_writes_instead_has_a_price_and_nobody_dearer_behind() -> None:
+    """Otherwise what fits by the quote would not fit when somebody fails."""
+    about = config(
+        panels={
+            "p": {
+                "members": ["gpt", "either", "claude"],
+                "synthesizer": "claude",
+                "fallback_synthesizers": ["mistral", "gpt", "gemini"],
+                "quorum": 3,
+            }
+        },
+        budgets={"shrink": ["synthesizer"]},
+    )
+    local = about.models["mistral"].model_copy(update={"price": None})
+    unpriced = about.model_copy(update={"models": {**about.models, "mistral": local}})
+    whole = quoted(RequestConfig(prompt="Why?", model="compare/p"), about)
+    almost = str(Decimal(whole.full.amount.money_nanousd - 1) / 10**9)
+
+    assert fitted(almost, about=about).plan.synthesizers == ("mistral",)
+    target = resolve(RequestConfig(model="compare/p"), unpriced, LIBRARY)
+    assert _other_writers(target, unpriced, BASIS) == [
+        ("gpt",),
+        ("gemini",),
+    ]
+    target = resolve(RequestConfig(model="compare/p"), about, LIBRARY)
+    assert _other_writers(target, about, BASIS) == [
+        ("mistral",),
+        ("gpt", "mistral"),
+        ("gemini", "mistral"),
+        ("either", "mistral", "gemini"),
+    ]
 
 
 def test_a_plain_run_is_only_shortened() -> None:
