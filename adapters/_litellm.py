@@ -17,6 +17,7 @@ import re
 import threading
 import weakref
 from collections.abc import AsyncIterator, Coroutine, Mapping
+from contextvars import ContextVar, copy_context
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -96,7 +97,7 @@ _SWITCHES: dict[str, Any] = {
     "REPEATED_STREAMING_CHUNK_LIMIT": 10**9,
 }
 COUNTED_CHARACTERS = 200_000
-_UNLOGGED = {"no-log": True}  # nobody listens to its callbacks; a tenth of a call's time
+_UNLOGGED = {"no-log": True}  # what is logged all the same reaches no callback
 _loading = threading.Lock()
 _litellm: Any = None  # the module, once it is loaded
 _shared: "_Shared | None" = None
@@ -113,6 +114,7 @@ class _Shared:
     session: Any  # what passes for an aiohttp session over our transport
     http: Any  # an httpx.AsyncClient over our transport, for the openai SDK
     tls: Any
+    unlogged: ContextVar[bool]  # set, litellm writes no log of an answer: a quarter of a call
 
 
 def is_loaded() -> bool:
@@ -160,6 +162,7 @@ async def _rehearse(module: Any) -> None:
 
 def _build_shared() -> _Shared:
     import httpx  # with litellm, not before: it costs 0.1 s
+    from litellm._internal_context import is_internal_call
     from litellm.llms.custom_httpx.http_handler import AsyncHTTPHandler, get_ssl_configuration
 
     from adapters._wire import WatchedSession, WatchedTransport
@@ -172,6 +175,7 @@ def _build_shared() -> _Shared:
         session=WatchedSession(transport),
         http=httpx.AsyncClient(transport=transport, follow_redirects=False, trust_env=False),
         tls=tls,
+        unlogged=is_internal_call,
     )
 
 
@@ -313,7 +317,6 @@ async def open_stream(
 async def _send(
     call: Call, connection: Connection, kind: Clients, fields: Mapping[str, Any]
 ) -> Any:
-    token = CURRENT.set(call)
     try:
         response = await _given_up_whole(
             call,
@@ -333,8 +336,6 @@ async def _send(
         response = None  # what came of it stands in the call
     except Exception as error:  # noqa: BLE001 - litellm raises anything; explain() names it
         raise explain(call, error, fields) from None
-    finally:
-        CURRENT.reset(token)
     if call.failure is not None:  # litellm answered in spite of what the wire said
         raise call.failure
     return response
@@ -346,7 +347,10 @@ async def _given_up_whole(call: Call, sending: Coroutine[Any, Any, Any]) -> Any:
     litellm prepares a request in a thread and would lose the coroutine that the thread returns.
     So a call cancelled before its request is let go on to the transport, which sends nothing.
     """
-    task = asyncio.ensure_future(sending)
+    context = copy_context()
+    context.run(CURRENT.set, call)
+    context.run(_live().unlogged.set, True)
+    task = asyncio.get_running_loop().create_task(sending, context=context)
     try:
         return await asyncio.shield(task)
     except asyncio.CancelledError:

@@ -66,6 +66,23 @@ async def test_a_failure_ends_litellms_part(provider: LLMProvider, afterwards: l
     assert set(afterwards) <= set(lazy if provider is LLMProvider.GOOGLE else ())
 
 
+@pytest.mark.parametrize("provider", READ_BY_LITELLM)
+async def test_no_log_is_written_of_an_answer(
+    provider: LLMProvider, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Litellm writes one, for nobody, of any other call."""
+    import litellm
+
+    logged = mock.Mock()
+    monkeypatch.setattr("litellm.utils._schedule_async_success_logging", logged)
+    wired = await wire(provider, plain(provider))
+    await wired.adapter.complete(ASK)
+    assert not logged.called
+
+    await litellm.acompletion(model="openai/none", messages=ASK.messages, mock_response="none")
+    assert logged.called
+
+
 async def test_litellm_does_by_these_names_what_is_left_out(afterwards: list[str]) -> None:
     """Where litellm reads the answer it does it all, so the tests above can fail."""
     wired = await wire("anthropic", plain("anthropic"))
