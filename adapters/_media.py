@@ -3,6 +3,7 @@
 import re
 import socket
 from collections.abc import Iterator, Mapping, Sequence
+from functools import lru_cache
 from ipaddress import IPv4Address, IPv6Address, ip_address
 from typing import Any
 from urllib.parse import urlsplit
@@ -39,6 +40,7 @@ def refused_url(
     return None
 
 
+@lru_cache(maxsize=1024)
 def is_local(url: str) -> bool:
     """Whether a URL names this machine or a private network, or nothing that can be read."""
     try:

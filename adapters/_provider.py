@@ -3,6 +3,7 @@
 from collections.abc import AsyncGenerator, AsyncIterator, Generator, Mapping, Sequence
 from contextlib import aclosing, asynccontextmanager, contextmanager
 from dataclasses import replace
+from functools import lru_cache
 from typing import Any, ClassVar, NoReturn
 from urllib.parse import urlsplit
 
@@ -78,11 +79,10 @@ class LiteLLMAdapter(BaseAdapter):
         with self._scrubbed():
             fields = self._fields(request)
             await _litellm.load()
-            async with self._call(limits, streamed=False) as call:
+            connection = self._connected()
+            async with self._call(connection, limits, streamed=False) as call:
                 async with Clocks(self.named(), limits).total():
-                    response = await _litellm.complete(
-                        call, self._connected(), self.clients, fields
-                    )
+                    response = await _litellm.complete(call, connection, self.clients, fields)
                 try:
                     read = self.read_answer(response, call.body or {})
                     text, reasoning, tool_calls = whole(read[0]), whole(read[1]), read[2]
@@ -99,12 +99,11 @@ class LiteLLMAdapter(BaseAdapter):
             if self.asks_for_usage:
                 fields["stream_options"] = {"include_usage": True}
             await _litellm.load()
-            async with self._call(limits, streamed=True) as call:
+            connection = self._connected()
+            async with self._call(connection, limits, streamed=True) as call:
                 clocks = Clocks(self.named(), limits)
                 async with clocks.content():
-                    source = await _litellm.open_stream(
-                        call, self._connected(), self.clients, fields
-                    )
+                    source = await _litellm.open_stream(call, connection, self.clients, fields)
                 pieces = self._pieces(call, source, fields)
                 async with aclosing(pieces):
                     try:
@@ -233,8 +232,9 @@ class LiteLLMAdapter(BaseAdapter):
         return self._connection
 
     @asynccontextmanager
-    async def _call(self, limits: Limits, *, streamed: bool) -> AsyncIterator[Call]:
-        connection = self._connected()  # kept for the call: another key may take its place
+    async def _call(
+        self, connection: _litellm.Connection, limits: Limits, *, streamed: bool
+    ) -> AsyncIterator[Call]:
         call = Call(
             format=self.wire,
             limits=limits,
@@ -367,6 +367,7 @@ class OpenAILikeAdapter(LiteLLMAdapter):
         return _read.ThinkingReader()
 
 
+@lru_cache(maxsize=1024)
 def _is_http(url: str) -> bool:
     try:
         parts = urlsplit(url)

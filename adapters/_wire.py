@@ -9,6 +9,7 @@ is given is whole events of valid JSON, a line each.
 
 import asyncio
 from collections.abc import AsyncIterator, Mapping
+from functools import lru_cache
 from typing import Any
 
 import aiohttp
@@ -96,11 +97,14 @@ class WatchedSession:
         body = {name: value for name, value in json.items() if name != "extra_body"}
         request = httpx.Request(
             "POST",
-            url,
+            _parsed(url),
             headers={**headers, **_JSON_HEADERS},
             content=dumps({**body, **json.get("extra_body", {})}),
         )
         return await self._transport.handle_async_request(request)
+
+
+_parsed = lru_cache(maxsize=256)(httpx.URL)  # taking an address apart takes long
 
 
 def _prepare(request: httpx.Request, limits: Limits) -> None:
