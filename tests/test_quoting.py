@@ -386,6 +386,24 @@ def test_a_prompt_that_says_more_where_nothing_is_shown_counts_as_that() -> None
     assert prompt_of(found, "answer") > 400 * len("nothing was found, nothing at all ") * 3 // 8
 
 
+def test_a_response_format_counts_where_it_is_sent() -> None:
+    """To whoever writes the answer; to all who draft where one of the drafts becomes it."""
+    wanted = {"type": "json_schema", "json_schema": {"name": "x" * 1000, "schema": {}}}
+
+    def grown(pattern: str, name: str) -> bool:
+        plain, structured = (
+            prompt_of(
+                quoted(RequestConfig(prompt="Why?", model=f"{pattern}/p", response_format=wish)),
+                name,
+            )
+            for wish in (None, wanted)
+        )
+        return structured - plain > 500
+
+    assert (grown("compare", "drafts"), grown("compare", "answer")) == (False, True)
+    assert (grown("best_of_n", "candidates"), grown("best_of_n", "judgement")) == (True, False)
+
+
 def test_a_question_counts_as_often_as_it_is_shown() -> None:
     """A template may repeat it."""
     once, longer = (
@@ -639,6 +657,17 @@ def test_whoever_writes_instead_has_a_price_and_nobody_dearer_behind() -> None:
         ("gemini", "mistral"),
         ("either", "mistral", "gemini"),
     ]
+
+
+def test_of_members_who_could_write_the_heaviest_is_asked_first() -> None:
+    """As the synthesizer is chosen where none is named."""
+    panel = {"members": ["gpt", "claude", "either"], "synthesizer": "mistral"}
+    about = config(panels={"p": panel})
+
+    target = resolve(RequestConfig(model="compare/p"), about, LIBRARY)
+
+    first = [writers[0] for writers in _other_writers(target, about, BASIS)]
+    assert first == ["claude", "gpt", "either"]
 
 
 def test_a_plain_run_is_only_shortened() -> None:
