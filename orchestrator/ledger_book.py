@@ -4,6 +4,8 @@ from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
+from functools import lru_cache
+from operator import attrgetter, itemgetter
 from typing import Any, Literal
 
 import orjson
@@ -46,6 +48,7 @@ from orchestrator.ledger_schema import (
 from orchestrator.owners import Owner, is_gone
 
 NO_LIMIT = 2**62  # more than any sum of amounts that is let in
+_UNLIMITED = Caps()
 LARGEST = 10**15  # of one amount: a million dollars, or as many tokens as there ever were
 TEXT_CHARACTERS = 500
 KNOWN_ACCOUNTS = 4096  # how many are remembered to exist
@@ -146,6 +149,11 @@ class KeptReceipt:
 
 
 Built = Insert | Update | Delete | Select[Any]
+# The text of a statement, and how to pick its values in their order.
+_Written = tuple[str, Callable[[Mapping[str, object]], tuple[object, ...]]]
+
+# The statements of every call, written out once a process, for each kind of database.
+_WRITTEN: dict[str, dict[Callable[[], Built], _Written]] = {}
 
 
 class Book:
@@ -166,7 +174,7 @@ class Book:
         # SQLAlchemy writes the statements; for those of every call the driver runs them, which
         # saves nine tenths of the time. Names and types are the same either way.
         self._cursor = connection.connection.cursor()
-        self._written: dict[Callable[[], Built], str] = {}
+        self._written = _WRITTEN.setdefault(connection.dialect.name, {})
 
     # Transactions.
 
@@ -217,10 +225,12 @@ class Book:
         """
         scopes = limited(hold.scopes, self.now_ms)
         self._make_accounts(scopes, [key for key in scopes if key not in self._known])
-        if not self._hold(hold.needed, scopes):
-            self._make_accounts(scopes, scopes)  # another process may have pruned one
-            if not self._hold(hold.needed, scopes):
-                raise self._refusal(hold.needed, scopes)
+        is_held = self._hold(hold.needed, scopes)
+        if not is_held and len(self._rows(scopes)) < len(scopes):  # another process pruned one
+            self._make_accounts(scopes, scopes)
+            is_held = self._hold(hold.needed, scopes)
+        if not is_held:
+            raise self._refusal(hold.needed, scopes)
         values = {
             "id": hold.id,
             "accounts": orjson.dumps(list(scopes)).decode(),
@@ -230,15 +240,14 @@ class Book:
             "entry": _to_json(hold.entry),
             **_columns(HELD, hold.needed),
         }
-        self._cursor.execute(self._sql(_insert_reservation), values)
+        self._execute(_insert_reservation, values)
 
     def _hold(self, needed: Amount, scopes: Mapping[str, Scope]) -> bool:
         """Hold it in every account, or in none if one of them has no room."""
-        statement = self._sql(_update_held)
         values: dict[str, object] = _columns(DIMENSIONS, needed)
         held: list[str] = []
         for key, scope in scopes.items():
-            self._cursor.execute(statement, {**values, **_caps(scope.caps), "of": key})
+            self._execute(_update_held, {**values, **_caps(scope.caps), "of": key})
             if not self._cursor.rowcount:
                 self._post(held, spent=Amount(), held=needed)
                 return False
@@ -249,9 +258,7 @@ class Book:
         """Give back what was held and add what was spent."""
         if keys:
             values = _columns(_ADDED, spent) | _columns(_TAKEN, held)
-            self._cursor.executemany(
-                self._sql(_update_posted), [{**values, "of": key} for key in keys]
-            )
+            self._execute_many(_update_posted, [{**values, "of": key} for key in keys])
             assert self._cursor.rowcount == len(keys), "an account with a hold is never removed"
 
     def _make_accounts(self, scopes: Mapping[str, Scope], keys: Collection[str]) -> None:
@@ -272,7 +279,7 @@ class Book:
             }
             for key in keys
         ]
-        self._cursor.executemany(self._sql(_insert_account), rows)
+        self._execute_many(_insert_account, rows)
         self._known.update(keys)
 
     def _refusal(self, needed: Amount, scopes: Mapping[str, Scope]) -> BudgetExceeded:
@@ -304,14 +311,14 @@ class Book:
         self._post(keys, spent=Amount(), held=held)
 
     def _resolve(self, reservation_id: str) -> tuple[list[str], Amount]:
-        self._cursor.execute(self._sql(_select_reservation), {"of": reservation_id})
+        self._execute(_select_reservation, {"of": reservation_id})
         row = self._cursor.fetchone()
         if row is None:
             raise LedgerError(
                 f"Reservation {reservation_id!r} is not pending: it has been settled or released, "
                 "or it has expired and was settled in full"
             )
-        self._cursor.execute(self._sql(_delete_reservation), {"of": reservation_id})
+        self._execute(_delete_reservation, {"of": reservation_id})
         keys, *held = row
         return orjson.loads(keys), Amount(**dict(zip(DIMENSIONS, held, strict=True)))
 
@@ -340,16 +347,25 @@ class Book:
         return self._standing({key_of(scope, self.now_ms): scope for scope in scopes})
 
     def _standing(self, scopes: Mapping[str, Scope]) -> list[Standing]:
-        query = select(accounts).where(accounts.c.key.in_(scopes))
-        rows = {row["key"]: row for row in self.connection.execute(query).mappings()}
+        rows = self._rows(scopes)
+        nothing = (0,) * len(SPENT + HELD)
         return [
             Standing(
                 scope=scope,
-                spent=_amount(rows.get(key), SPENT),
-                held=_amount(rows.get(key), HELD),
+                spent=Amount(**dict(zip(DIMENSIONS, row[: len(SPENT)], strict=True))),
+                held=Amount(**dict(zip(DIMENSIONS, row[len(SPENT) :], strict=True))),
             )
-            for key, scope in scopes.items()
+            for scope, row in ((scope, rows.get(key, nothing)) for key, scope in scopes.items())
         ]
+
+    def _rows(self, keys: Iterable[str]) -> dict[str, Sequence[int]]:
+        """What is spent and held in the accounts that there are."""
+        rows: dict[str, Sequence[int]] = {}
+        for key in keys:
+            self._execute(_select_account, {"of": key})
+            if row := self._cursor.fetchone():
+                rows[key] = row
+        return rows
 
     # Usage.
 
@@ -361,13 +377,11 @@ class Book:
         values = {**row, "at_ms": self.now_ms if row["at_ms"] is None else row["at_ms"]}
         named = values.pop("tags")
         if not named:
-            self._cursor.execute(self._sql(_insert_usage), values)
+            self._execute(_insert_usage, values)
             return
-        self._cursor.execute(self._sql(_insert_tagged_usage), values)
+        self._execute(_insert_tagged_usage, values)
         usage_id = (self._cursor.fetchone() or (None,))[0]
-        self._cursor.executemany(
-            self._sql(_insert_tag), [{"usage_id": usage_id, "tag": tag} for tag in named]
-        )
+        self._execute_many(_insert_tag, [{"usage_id": usage_id, "tag": tag} for tag in named])
 
     def usage(
         self,
@@ -459,13 +473,23 @@ class Book:
         self.connection.execute(delete(tags).where(tags.c.usage_id.in_(old)))
         self.connection.execute(delete(usage).where(which))
 
-    def _sql(self, build: Callable[[], Built]) -> str:
-        """One of the statements of every call, as the driver wants it."""
-        written = self._written.get(build)
-        if written is None:
-            compiled = build().compile(dialect=self.connection.dialect)
-            written = self._written[build] = str(compiled)
-        return written
+    def _execute(self, build: Callable[[], Built], values: Mapping[str, object]) -> None:
+        text, pick = self._written.get(build) or self._write_out(build)
+        self._cursor.execute(text, pick(values))
+
+    def _execute_many(
+        self, build: Callable[[], Built], rows: Sequence[Mapping[str, object]]
+    ) -> None:
+        text, pick = self._written.get(build) or self._write_out(build)
+        self._cursor.executemany(text, [pick(row) for row in rows])
+
+    def _write_out(self, build: Callable[[], Built]) -> _Written:
+        """One of the statements of every call as the driver wants it, and the order of values."""
+        compiled = build().compile(dialect=self.connection.dialect)
+        names = list(compiled.positiontup or ())
+        pick = itemgetter(*names) if len(names) > 1 else (lambda values: (values[names[0]],))
+        self._written[build] = (str(compiled), pick)
+        return self._written[build]
 
 
 # What the scopes of a reservation are called, and which of them count.
@@ -485,7 +509,7 @@ def limited(scopes: Iterable[Scope], now_ms: int) -> dict[str, Scope]:
     """The scopes that have a limit, by account and in one order; of two limits both hold."""
     found: dict[str, Scope] = {}
     for scope in scopes:
-        if not scope.caps.is_empty:
+        if scope.caps != _UNLIMITED:
             key = key_of(scope, now_ms)
             found[key] = _both(found[key], scope) if key in found else scope
     return found if len(found) < 2 else dict(sorted(found.items()))
@@ -555,25 +579,17 @@ _RAISE = {
 # Rows and what they mean.
 
 
+_dimensions_of = attrgetter(*DIMENSIONS)
+
+
 def _columns(names: Sequence[str], amount: Amount) -> dict[str, Any]:
-    return {
-        name: getattr(amount, dimension) for name, dimension in zip(names, DIMENSIONS, strict=True)
-    }
+    return dict(zip(names, _dimensions_of(amount), strict=True))
 
 
-def _caps(caps: Caps) -> dict[str, int]:
-    return {
-        name: NO_LIMIT if (cap := getattr(caps, dimension)) is None else cap
-        for name, dimension in zip(_CAPPED, DIMENSIONS, strict=True)
-    }
-
-
-def _amount(row: RowMapping | None, names: Sequence[str]) -> Amount:
-    if row is None:
-        return Amount()
-    return Amount(
-        **{dimension: row[name] for dimension, name in zip(DIMENSIONS, names, strict=True)}
-    )
+@lru_cache(maxsize=256)
+def _caps(caps: Caps) -> Mapping[str, int]:
+    limits = (NO_LIMIT if cap is None else cap for cap in _dimensions_of(caps))
+    return dict(zip(_CAPPED, limits, strict=True))
 
 
 _TEXTS = (
@@ -595,14 +611,19 @@ _TOKENS = (
     "cache_write_tokens",
     "reasoning_tokens",
 )
-_FLAGS = ("over_bound", "recovered")
+_texts_of = attrgetter(*_TEXTS)
+_tokens_of = attrgetter(*_TOKENS)
 
 
 def _row(entry: UsageEntry) -> dict[str, Any]:
-    row: dict[str, Any] = {name: _clean(getattr(entry, name)) for name in _TEXTS}
-    row |= {name: getattr(entry.usage, name) for name in _TOKENS}
-    row |= {name: int(getattr(entry, name)) for name in _FLAGS}
+    texts = _texts_of(entry)
+    if not _is_clean("".join(texts)):
+        texts = tuple(map(_clean, texts))
+    row: dict[str, Any] = dict(zip(_TEXTS, texts, strict=True))
+    row.update(zip(_TOKENS, _tokens_of(entry.usage), strict=True))
     row["estimated"] = int(entry.usage.estimated)
+    row["over_bound"] = int(entry.over_bound)
+    row["recovered"] = int(entry.recovered)
     row["at_ms"] = None if entry.at is None else windows.milliseconds(entry.at)
     row["cost_nanousd"] = entry.cost_nanousd
     row["elapsed_ms"] = entry.elapsed_ms
@@ -659,9 +680,13 @@ def _recovered(held: Amount) -> dict[str, object]:
 
 def _clean(words: str) -> str:
     """What any database takes: no lone surrogates, no zero character, not without end."""
-    if len(words) <= TEXT_CHARACTERS and words.isprintable():
+    if _is_clean(words):
         return words
     return words[:TEXT_CHARACTERS].replace("\0", "\ufffd").encode("utf-8", "replace").decode()
+
+
+def _is_clean(words: str) -> bool:
+    return len(words) <= TEXT_CHARACTERS and words.isprintable()
 
 
 def checked(amount: Amount) -> Amount:
@@ -741,6 +766,11 @@ def _sum(row: RowMapping) -> UsageSum:
 def _insert_account() -> Built:
     # The words are the same in SQLite's dialect and in PostgreSQL's.
     return postgresql.insert(accounts).on_conflict_do_nothing()
+
+
+def _select_account() -> Built:
+    wanted = (accounts.c[name] for name in (*SPENT, *HELD))
+    return select(*wanted).where(accounts.c.key == bindparam("of"))
 
 
 def _update_held() -> Built:

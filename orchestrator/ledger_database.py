@@ -107,8 +107,7 @@ def _engine(url: URL) -> Engine:
             poolclass=NullPool,
             isolation_level="AUTOCOMMIT",
             hide_parameters=True,
-            # Names in both, so that one statement takes the same values everywhere.
-            paramstyle="named" if is_sqlite else "pyformat",
+            paramstyle="qmark" if is_sqlite else "format",  # by place: drivers look up no names
             connect_args={"timeout": LOCK_S} if is_sqlite else _postgres_arguments(url),
         )
     except ModuleNotFoundError as error:

@@ -19,6 +19,7 @@ T = TypeVar("T")
 
 MOST_TOGETHER = 256  # operations in one transaction, so that other processes come in between
 UPKEEP_S = 30.0  # how often holds are looked for that nobody is left to settle
+LOOK_S = 1.0  # how often it is made sure that the file is still the one that was opened
 PAUSE_S = 0.02  # between two tries to get a lock where the database itself does not wait
 
 
@@ -195,6 +196,7 @@ class _Session:
         self._keep_days = keep_days
         self._pruned_on = -1
         self._next_upkeep_s = 0.0
+        self._next_look_s = 0.0
         self._is_ending = False  # a transaction, so that nobody knows whether it has ended
         self._pause = threading.Event()  # is never set
 
@@ -220,7 +222,7 @@ class _Session:
             raise
 
     def _identity(self) -> tuple[int, int] | None:
-        """Which file the name stands for; an open one can be removed, and nobody would notice."""
+        """Which file the name stands for."""
         if self._address.file is None:
             return None
         try:
@@ -228,6 +230,15 @@ class _Session:
         except FileNotFoundError:
             return (0, 0)
         return found.st_dev, found.st_ino
+
+    def _look_for_the_file(self) -> None:
+        """See that it is still there: one that is open can be removed, and nobody would notice."""
+        now_s = self._clock.monotonic()
+        if now_s < self._next_look_s:
+            return
+        if self._identity() != self._file:
+            raise LedgerError(f"{self._address.name} was removed or replaced while it was open")
+        self._next_look_s = now_s + LOOK_S
 
     def close(self, last: Operation) -> list[Outcome]:
         """Do the last operation and disconnect."""
@@ -278,8 +289,7 @@ class _Session:
         return outcomes, waiting
 
     def _transact(self, operations: Sequence[Operation]) -> list[Outcome]:
-        if self._identity() != self._file:
-            raise LedgerError(f"{self._address.name} was removed or replaced while it was open")
+        self._look_for_the_file()
         self._is_ending = False
         try:
             self._book.begin(windows.milliseconds(self._clock.now()))

@@ -1,4 +1,4 @@
-"""A PostgreSQL server for tests: thrown away afterwards, reached over a socket in its own folder."""
+"""A PostgreSQL server for tests: reached over a socket in its own folder, thrown away after."""
 
 import os
 import shutil
