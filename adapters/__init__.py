@@ -1,5 +1,6 @@
 """Thin adapters over litellm's unified completion call: six providers, one trustworthy answer."""
 
+from adapters._litellm import is_loading
 from adapters._litellm import load as preload
 from adapters.base import BaseAdapter
 from adapters.config import LLMProvider, ModelConfig, PriceConfig
@@ -64,5 +65,6 @@ __all__ = [
     "Usage",
     "collect",
     "create_adapter",
+    "is_loading",
     "preload",
 ]

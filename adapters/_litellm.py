@@ -122,6 +122,11 @@ def is_loaded() -> bool:
     return _litellm is not None
 
 
+def is_loading() -> bool:
+    """Whether it is being imported at this moment."""
+    return _litellm is None and _loading.locked()
+
+
 async def load() -> None:
     """Import litellm if that is still to be done, without holding up the event loop.
 

@@ -548,7 +548,7 @@ class BaseOrchestrator:
     ) -> AsyncGenerator[Chunk, None]:
         """One real call. Whatever guards it stands here, one guard a line, top to bottom."""
         run.refuse_if_halted()
-        await self._warm(run, deployment)
+        await self._warm(run, deployment, attempt)
         bound = self._bound(run, deployment, request)
         async with (
             Place(run, deployment, bound, attempt),  # its rate and its concurrency
@@ -594,11 +594,11 @@ class BaseOrchestrator:
         time_ms = ceil(run.call_limits().total_s * 1000)
         return billing.bound_of(prompt, completion, price, time_ms)
 
-    async def _warm(self, run: Run, deployment: Deployment) -> None:
+    async def _warm(self, run: Run, deployment: Deployment, attempt: AttemptLog) -> None:
         """Load what the adapter needs. Those seconds are the process's, not the run's."""
         if not deployment.adapter.is_warm:
             began_s = self._clock.monotonic()
-            await deployment.adapter.warm()
+            await attempt.warm(deployment.adapter)
             run.excuse(began_s)
 
     # Asking.

@@ -213,6 +213,7 @@ class RequestConfig(_Strict):
     tenant: Tenant = ""  # on whose behalf: budgets of scope key, and cached answers, are by tenant
     tags: Annotated[tuple[Tag, ...], Field(max_length=16)] = ()  # for the records of usage
     cache: Literal["use", "refresh", "off"] = "use"  # refresh: ask anew, and keep that
+    notes: tuple[str, ...] = ()  # what the caller wants to stand in the receipt beside the rest
     extra: dict[str, object] = Field(default_factory=dict)
 
 

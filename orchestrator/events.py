@@ -44,6 +44,16 @@ class AttemptStarted:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class AdapterLoading:
+    """What a call needs is being loaded, or (`is_done`) has been. It happens once a process."""
+
+    stage: str
+    member: str
+    deployment: str
+    is_done: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class AttemptProgress:
     """A call that is not the final one has sent more content. Not one event a chunk: rationed."""
 
@@ -158,6 +168,7 @@ Event = (
     RunStarted
     | StageStarted
     | AttemptStarted
+    | AdapterLoading
     | AttemptProgress
     | AttemptFinished
     | AttemptFailed

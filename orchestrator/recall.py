@@ -24,7 +24,15 @@ from orchestrator.receipts import AttemptLog
 from orchestrator.run import Run
 
 # What a request says about how it is run, and not about what is asked.
-_NO_CONTENT = {"cache", "tags", "time_s", "max_cost_usd", "max_run_tokens", "max_calls"}
+_NO_CONTENT = {
+    "cache",
+    "tags",
+    "notes",
+    "time_s",
+    "max_cost_usd",
+    "max_run_tokens",
+    "max_calls",
+}
 
 
 class Recall:

@@ -2,8 +2,10 @@
 
 from asyncio import CancelledError
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any, Literal
 
+from adapters.base import BaseAdapter
 from adapters.config import ModelConfig
 from adapters.errors import ProviderError
 from adapters.types import Chunk, Completion, CompletionFold, Usage
@@ -12,6 +14,7 @@ from orchestrator.channel import Channel
 from orchestrator.clock import Clock
 from orchestrator.errors import OrchestratorError
 from orchestrator.events import (
+    AdapterLoading,
     AttemptFailed,
     AttemptFinished,
     AttemptProgress,
@@ -141,6 +144,16 @@ class AttemptLog:
     @property
     def elapsed_s(self) -> float:
         return self.stage.clock.monotonic() - self._started_s
+
+    async def warm(self, adapter: BaseAdapter) -> None:
+        """Load what the call needs. Those seconds are the process's: the attempt begins after."""
+        loading = AdapterLoading(
+            stage=self.stage.name, member=self.member.name, deployment=self._deployment
+        )
+        self.stage.channel.put(loading)
+        await adapter.warm()
+        self._started_s = self.stage.clock.monotonic()
+        self.stage.channel.put(replace(loading, is_done=True))
 
     def add(self, chunk: Chunk) -> None:
         """A piece has come.

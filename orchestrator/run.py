@@ -234,7 +234,7 @@ class Run:
             usage=sum((made.usage for made in paid), Usage()),
             stages=tuple(self.stages),
             content=self.delivery.content,
-            notes=self.notes,
+            notes=(*self.request.notes, *self.notes),
             cost_nanousd=sum(made.cost_nanousd or 0 for made in paid),
             unpriced=tuple(unpriced),
             shrunk=self.shrunk,
