@@ -137,6 +137,7 @@ class Piece:
         self._seam = seam
         self._is_quiet = is_quiet  # its thoughts would follow those of another
         self._wants_json = wants_json
+        self._blank: str | None = ""  # white space that came before the first word; then None
 
     async def hand_on(self, chunk: Chunk) -> None:
         """Give a chunk to whoever waits for the answer, without what was there already.
@@ -156,7 +157,19 @@ class Piece:
                 if self._wants_json and not is_whole_json(self._delivery.content + text):
                     raise MalformedResponse("an answer in two parts came to no JSON")
             chunk = replace(chunk, text=text)
+        elif self._blank is not None:
+            chunk = replace(chunk, text=self._from_first_word(chunk))
         await self._delivery.add(chunk)
+
+    def _from_first_word(self, chunk: Chunk) -> str:
+        """The text so far, once there is more to it than white space.
+
+        An answer of nothing else is none. Until a word is handed out, another may take its place.
+        """
+        text = (self._blank or "") + chunk.text
+        is_begun = text.strip() or chunk.tool_calls or chunk.finish_reason is not None
+        self._blank = None if is_begun else text
+        return text if is_begun else ""
 
     def whole(self, completion: Completion) -> Completion:
         """The answer as it was handed out, given the attempt's own part of it."""
