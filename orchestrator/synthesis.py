@@ -315,7 +315,8 @@ def _first(winner: Draft, drafts: Iterable[Draft]) -> tuple[str, ...]:
 # Reading what models write.
 
 _MARKED_ANSWER = re.compile(
-    r"(?im)^[ \t>*_#-]*(?:final[ \t]+)?answer[ \t]*(?:is)?[ \t*_]*[:=][ \t*_]*"
+    # Possessive: white space that leads nowhere is not tried again in every other way.
+    r"(?im)^[ \t>*_#-]*(?:final[ \t]++)?answer[ \t]*+(?:is)?[ \t*_]*+[:=][ \t*_]*"
     r"(?P<same>.*)\n?(?P<next>.*)"
 )
 _SPOKEN_ANSWER = re.compile(
@@ -353,7 +354,7 @@ def extract_answer(text: str) -> str | None:
 
 def _whole_object(text: str) -> dict[str, Any] | None:
     """The JSON object that a text is, not one that it merely holds."""
-    bare = re.sub(r"^```\w*\s*|\s*```$", "", text.strip())
+    bare = re.sub(r"^```\w*", "", text.strip()).removesuffix("```").strip()
     return read_object(bare) if bare.startswith("{") and bare.endswith("}") else None
 
 

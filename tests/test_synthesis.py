@@ -1,6 +1,7 @@
 """One answer from several: what counts, what does not, and what is said about it."""
 
 import json
+from time import process_time
 
 import pytest
 from hypothesis import given
@@ -443,3 +444,14 @@ def test_the_best_draft_is_ranked_whole_heavy_early_and_never_just_long() -> Non
     assert best([long, heavy, cut]) == heavy
     assert best([long, heavy, cut], ["c", "a"]) == cut
     assert best([long, draft("d")]) == long
+
+
+@pytest.mark.parametrize(
+    "text", ["x" + " " * 60_000 + ".", "answer" + " " * 60_000, "> " * 30_000 + "x", "```" * 20_000]
+)
+def test_no_answer_takes_long_to_read(text: str) -> None:
+    """What a model writes must not hold up everybody else: reading is linear in its length."""
+    begun = process_time()
+    extract_answer(text)
+
+    assert process_time() - begun < 1  # it took ten seconds and more
