@@ -759,6 +759,7 @@ class BaseOrchestrator:
         attempt = AttemptLog(stage, member, name, deployment.config, pursuit.number)
         piece = pursuit.open(deployment)
         attempt.continues = piece.continues
+        attempt.may_wait = not any(run.deployments[one].breaker.is_ready for one in pursuit.names)
         if piece.continues:
             stage.notes.append(f"{name} went on with the answer where it had broken off")
         try:

@@ -146,7 +146,7 @@ class BreakerConfig(_Strict):
     ratio: Annotated[float, Field(gt=0, le=1)] = 0.5
     calls: Count = 20
     window_s: Seconds = 60.0
-    probe_s: Seconds = 60.0
+    probe_s: Seconds = 180.0  # longer than a call may take: an earlier end would not be heard
 
 
 class CacheConfig(_Strict):
@@ -481,7 +481,7 @@ def warnings(config: OrchestratorConfig) -> list[str]:
         *_route_warnings(config),
         *_panel_warnings(config),
         *_timeout_warnings(config.timeouts),
-        *_ledger_warnings(config),
+        *_guard_warnings(config),
     ]
 
 
@@ -560,7 +560,13 @@ def _panel_warnings(config: OrchestratorConfig) -> Iterator[str]:
             )
 
 
-def _ledger_warnings(config: OrchestratorConfig) -> Iterator[str]:
+def _guard_warnings(config: OrchestratorConfig) -> Iterator[str]:
+    """Guards that give up on a call before the call gives up."""
+    if config.timeouts.total_s > config.breaker.probe_s:
+        yield (
+            "breaker.probe_s is shorter than timeouts.total_s: a slow probe that succeeds is not"
+            " heard, and the deployment stays left alone; raise probe_s"
+        )
     ledger = config.ledger or LedgerConfig()
     if config.timeouts.total_s > ledger.hold_s:
         yield (

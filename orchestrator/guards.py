@@ -21,6 +21,7 @@ from orchestrator.breaker import outcome_of
 from orchestrator.deployment import Deployment
 from orchestrator.errors import BudgetExceeded
 from orchestrator.ledger import Ledger, UsageEntry
+from orchestrator.pacing import Ending
 from orchestrator.receipts import AttemptLog
 from orchestrator.responses import AttemptStatus
 from orchestrator.run import Run
@@ -35,22 +36,27 @@ class Place:
     def __init__(self, run: Run, deployment: Deployment, bound: Bound, attempt: AttemptLog) -> None:
         self._run = run
         self._pace = deployment.pace
-        self._tokens = bound.amount.tokens
+        # A call that may come to more than a minute's tokens is not refused for what it may be.
+        a_minute = deployment.config.rates.tokens_per_minute
+        self._tokens = min(bound.amount.tokens, a_minute or bound.amount.tokens)
         self._attempt = attempt
 
     async def __aenter__(self) -> None:
-        self._slot = await self._pace.enter(self._tokens, self._run.ends_s)
+        until_s = self._run.ends_s if self._attempt.may_wait else self._run.clock.monotonic()
+        self._slot = await self._pace.enter(self._tokens, until_s)
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: object
     ) -> None:
         posting = self._attempt.posting
-        used = self._tokens if posting is None else posting.usage.total_tokens
-        if isinstance(error, RateLimited):
-            self._slot.leave("rate_limited", used)
+        if posting is None:  # the breaker or a budget has refused it
+            self._slot.leave("unsent")
+        elif isinstance(error, RateLimited):
+            self._slot.leave("rate_limited", posting.usage.total_tokens)
             self._pace.pause(error.retry_after_s or 0.0)
         else:
-            self._slot.leave("ok" if self._attempt.is_whole else "other", used)
+            ending: Ending = "ok" if self._attempt.is_whole else "other"
+            self._slot.leave(ending, posting.usage.total_tokens)
 
 
 class Permit:

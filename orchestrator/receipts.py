@@ -120,6 +120,7 @@ class AttemptLog:
         self.source: Source = "call"
         self.posting: Posting | None = None
         self.continues = False
+        self.may_wait = True  # for a place in its deployment's pace; else somebody else is asked
         self.ending = ""  # why it was cancelled, where the stage does not say
         self.stage = stage
         self.member = member

@@ -1533,8 +1533,10 @@ def test_the_default_configuration_asks_a_council_of_five_companies() -> None:
         (
             BASE + "timeouts: {total_s: 1000, run_s: 2000}\n",
             [
+                "breaker.probe_s is shorter than timeouts.total_s: a slow probe that succeeds is"  # noqa: ISC004
+                " not heard, and the deployment stays left alone; raise probe_s",
                 "ledger.hold_s is shorter than timeouts.total_s: a slow call is taken for lost"  # noqa: ISC004
-                " and counted in full while it still runs; raise hold_s"
+                " and counted in full while it still runs; raise hold_s",
             ],
         ),
         (

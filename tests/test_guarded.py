@@ -231,6 +231,34 @@ async def test_with_all_breakers_open_the_soonest_retry_is_said() -> None:
     assert refused.value.retry_after_s == pytest.approx(20)
 
 
+async def test_what_a_minute_has_no_room_for_goes_to_the_next() -> None:
+    """A route overflows to who has room; only the last one is waited for."""
+    clock = FakeClock()
+    slow = {"rates": {"requests_per_minute": 1}}
+    async with engine(clock=clock, models={"gpt": slow, "claude": slow}) as of:
+        at_once = [(await of.execute_request(ask("fast"))).content for _ in range(2)]
+        last = asyncio.create_task(of.execute_request(ask("fast")))
+        while not of._deployments["claude"].pace._line:
+            await asyncio.sleep(0)
+        clock.advance(61)
+        response = await last
+
+    assert at_once == ["gpt answers", "claude answers"]
+    assert response.content == "claude answers"
+
+
+async def test_a_call_that_is_refused_takes_nothing_of_the_rate() -> None:
+    """What a budget turned down was never sent, and the next call goes at once."""
+    clock = FakeClock()
+    rates = {"gpt": {"rates": {"requests_per_minute": 1}}}
+    async with engine(clock=clock, models=rates, budgets={"shrink": []}) as of:
+        with pytest.raises(BudgetExceeded):
+            await of.execute_request(ask(max_cost_usd="0.00001"))
+        await of.execute_request(ask())
+
+    assert clock.monotonic() == 0
+
+
 # Hedging.
 
 
