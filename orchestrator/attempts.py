@@ -194,6 +194,7 @@ class Failure:
         broke_off: Whether this very attempt had handed out text before it failed.
         can_simplify: Whether the same can be asked there in a simpler way, without a prefill or
             a response format of ours.
+        was_prefilled: Whether it was given the answer begun, as its own words.
         before: Why earlier attempts of the same call failed.
     """
 
@@ -204,6 +205,7 @@ class Failure:
     context_tokens: int | None = None
     broke_off: bool = False
     can_simplify: bool = False
+    was_prefilled: bool = False
     before: Sequence[Exception] = ()
 
 
@@ -261,7 +263,7 @@ def next_step(
     options = _options(failure, rule)
     ready = [option for option in options if option.is_ready]
     wait_s = _wait_s(failure, rule, config, rng)
-    simpler = failure.can_simplify and type(failure.error) is InvalidRequest
+    simpler = _is_simpler(failure)
 
     if (simpler or (wait_s is not None and _is_reset(failure))) and retries.withdraw():
         return Retry(0.0, simpler=simpler)
@@ -337,6 +339,17 @@ def _wait_s(failure: Failure, rule: Rule, config: RetryConfig, rng: Random) -> f
     if asked_s and room_s < 0:
         return None
     return asked_s + rng.uniform(0.0, min(config.base_s, max(room_s, 0.0)))
+
+
+def _is_simpler(failure: Failure) -> bool:
+    """Whether the same deployment is worth asking in a simpler way.
+
+    To have nothing to add to a prefill may mean that the answer was whole, or nothing at all.
+    Asked without one, a model that has nothing to add still repeats the last words.
+    """
+    if isinstance(failure.error, EmptyAnswer):
+        return failure.was_prefilled
+    return failure.can_simplify and type(failure.error) is InvalidRequest
 
 
 def _is_reset(failure: Failure) -> bool:

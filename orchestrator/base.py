@@ -689,6 +689,7 @@ class BaseOrchestrator:
             context_tokens=deployment.capacity.context_tokens,
             broke_off=pursuit.broke_off,
             can_simplify=pursuit.can_simplify,
+            was_prefilled=pursuit.was_prefilled,
             before=pursuit.before,
         )
         if pursuit.cannot_be_continued:

@@ -95,6 +95,11 @@ class Pursuit:
         return self.delivery is not None and bool(self.delivery.tool_calls)
 
     @property
+    def was_prefilled(self) -> bool:
+        """Whether the last attempt was given what was handed out as its own words."""
+        return self._prefilled
+
+    @property
     def can_simplify(self) -> bool:
         """Whether this deployment can be asked in a simpler way than it just was."""
         by_format = self.format_is_ours and self.request.response_format is not None

@@ -202,6 +202,14 @@ def test_what_can_be_asked_in_a_simpler_way_is_asked_so_first() -> None:
     assert step(too_long, following=B_AND_C, can_simplify=True) == Fallback("b")
 
 
+def test_nothing_to_add_to_a_prefill_is_asked_about_once_more_without_it() -> None:
+    """It may mean that the answer was whole; an empty answer to a question means nothing."""
+    empty = EmptyAnswer("nothing in it")
+
+    assert step(empty, following=B_AND_C, was_prefilled=True) == Retry(0.0, simpler=True)
+    assert step(empty, following=B_AND_C, can_simplify=True) == Fallback("b")
+
+
 @pytest.mark.parametrize(
     ("failed", "following", "allowed"),
     [(8, 16, True), (8, 8, False), (16, 8, False), (None, 8, True), (8, None, True)],
