@@ -89,7 +89,8 @@ RULES: Mapping[type[Exception], Rule] = {
     ProviderTimeout: _MAY_PASS,
     StreamBroken: _MAY_PASS,
     EmptyAnswer: Rule(tries=2),
-    MalformedResponse: _MAY_PASS,
+    # What was handed out of an answer without end is nothing to go on with.
+    MalformedResponse: Rule(tries=2),
     DeploymentBusy: _NOT_SENT,
     BreakerOpen: _NOT_SENT,
     RateExceeded: _NOT_SENT,

@@ -235,7 +235,6 @@ CONTINUED = {
     ProviderUnavailable,
     RateLimited,
     ConnectionFailed,
-    MalformedResponse,
     QuotaExhausted,
 }
 
