@@ -180,13 +180,12 @@ class Hold:
     def _counted(self, error: BaseException) -> Usage | None:
         """The tokens of a call that did not end well, as far as anybody knows.
 
-        What a provider reports before its answer breaks off is the least it will charge.
+        What a provider reports before its answer breaks off is the least it will charge, whatever
+        class of error broke it off.
         """
         reported = error.usage if isinstance(error, ProviderError) else None
-        if reported is not None and not isinstance(error, BROKEN_OFF):
-            return reported
         if not self._attempt.fold.has_content:
-            return None
+            return None if isinstance(error, BROKEN_OFF) else reported
         counted = self._deployment.adapter.count(self.request, self._attempt.fold)
         return counted if reported is None else billing.at_least(counted, reported)
 

@@ -525,9 +525,12 @@ async def test_a_broken_answer_is_posted_as_it_was_counted() -> None:
     assert held == Amount()
 
 
-async def test_what_was_reported_before_a_break_is_the_least_that_is_posted() -> None:
+@pytest.mark.parametrize("kind", [StreamBroken, ProviderUnavailable])
+async def test_what_was_reported_before_a_break_is_the_least_that_is_posted(
+    kind: type[ProviderError],
+) -> None:
     """A provider that counts more than we saw is believed; one that counts less is not."""
-    cut = StreamBroken("cut")
+    cut = kind("cut")
     cut.usage = Usage(prompt_tokens=700, completion_tokens=1)
     clock = FakeClock()
     scripts = {"gpt": [Reply(text=STORY, cut_after=40, error=cut)]}
@@ -648,7 +651,7 @@ async def test_a_run_that_has_ended_is_not_resumed(tmp_path: Path) -> None:
     async with engine(journal=journal) as of:
         response = await of.execute_request(ask())
         with pytest.raises(JournalError, match="has ended"):
-            of.resume_request(response.receipt.run_id)
+            await anext(of.resume_request(response.receipt.run_id))
 
 
 async def test_a_failed_run_leaves_a_receipt(tmp_path: Path) -> None:
