@@ -39,7 +39,7 @@ from orchestrator.clock import (
     make_rng,
     new_nonce,
     new_run_id,
-    new_seed,
+    seed_of,
 )
 from orchestrator.config import (
     LedgerConfig,
@@ -146,7 +146,7 @@ class BaseOrchestrator:
             for name, model in models.items()
         }
         self._retired: list[Deployment] = []
-        self._running: set[asyncio.Task[None]] = set()
+        self._running: set[asyncio.Task[OrchestratorResponse]] = set()
         self._nonce = nonce
         self._journal = journal
         self._ledger = ledger
@@ -268,7 +268,13 @@ class BaseOrchestrator:
             LedgerError: spending cannot be counted.
             JournalError: paid calls cannot be written down.
         """
-        return await _last(self._events(self._begin(request, is_live=False)))
+        run = self._begin(request, is_live=False)
+        task = self._start(run)
+        try:
+            await asyncio.wait({task})
+            return _outcome(task)
+        finally:
+            await _end({task})
 
     def stream_request(self, request: RequestConfig) -> AsyncGenerator[Event, None]:
         """The events of a run as they happen; consume it inside `contextlib.aclosing`.
@@ -290,8 +296,10 @@ class BaseOrchestrator:
         await self._open_ledger(run)
         return await self._fitted_quote(run)
 
-    def resume_request(self, run_id: str) -> AsyncGenerator[Event, None]:
+    async def resume_request(self, run_id: str) -> AsyncGenerator[Event, None]:
         """Go on with a run that was interrupted: what it had paid for is not paid for again.
+
+        As `stream_request` otherwise.
 
         Raises:
             JournalError: there is no journal of it, or it has ended.
@@ -300,28 +308,33 @@ class BaseOrchestrator:
             raise JournalError("There is no journal to resume from")
         journal = self._journal.resume(run_id)
         try:
-            run = self._begin(journal.opening.request, is_live=True, opening=journal.opening)
-        except BaseException:
+            opening = journal.opening
+            run = self._begin(opening.request, is_live=True, opening=opening)
+            run.journal = journal
+            if opening.plan is not None:
+                run.follow(opening.plan)
+            async with aclosing(self._events(run)) as events:
+                async for event in events:
+                    yield event
+        finally:
             journal.close()
-            raise
-        run.journal = journal
-        if journal.opening.plan is not None:
-            run.follow(journal.opening.plan)
-        return self._events(run)
 
     async def _events(self, run: Run) -> AsyncGenerator[Event, None]:
-        task = asyncio.create_task(self._drive(run))
-        self._running.add(task)
-        task.add_done_callback(self._running.discard)
+        task = self._start(run)
         task.add_done_callback(lambda _: run.channel.close())
         try:
             while (event := await run.channel.get()) is not None:
                 yield event
-            if task.cancelled():
-                raise OrchestratorError("The orchestrator was closed while the run went on")
-            task.result()
+            _outcome(task)
         finally:
             await _end({task})
+
+    def _start(self, run: Run) -> asyncio.Task[OrchestratorResponse]:
+        """A run is a task of its own: closing the orchestrator ends it, and not its caller."""
+        task = asyncio.create_task(self._drive(run))
+        self._running.add(task)
+        task.add_done_callback(self._running.discard)
+        return task
 
     def _begin(
         self, request: RequestConfig, *, is_live: bool, opening: Opening | None = None
@@ -340,11 +353,13 @@ class BaseOrchestrator:
     def _open(self, request: RequestConfig, *, is_plain: bool) -> Opening:
         """What is asked, by what chance."""
         now = self._clock.now()
+        run_id = new_run_id(now)
+        seed, nonce = seed_of(run_id), ""
+        if not is_plain:  # a plain run shows nobody's words to anybody
+            seed, nonce = self._recall.chance(request) or (seed, self._nonce())
         self._config_hash = self._config_hash or config_hash(self._config)
-        chance = None if is_plain else self._recall.chance(request)
-        seed, nonce = chance or (new_seed(), self._nonce())
         return Opening(
-            run_id=new_run_id(now),
+            run_id=run_id,
             started_at=now.isoformat(),
             seed=seed if request.seed is None else request.seed,
             nonce=nonce,
@@ -358,7 +373,7 @@ class BaseOrchestrator:
     def _stage_names(self, run: Run) -> tuple[str, ...]:
         return ("answer",) if run.target.is_plain else ("drafts",)
 
-    async def _drive(self, run: Run) -> None:
+    async def _drive(self, run: Run) -> OrchestratorResponse:
         try:
             await self._prepare(run)
             run.channel.put(
@@ -384,6 +399,7 @@ class BaseOrchestrator:
             if run.journal is not None:
                 run.journal.close()
         run.channel.put(RunFinished(response=response))
+        return response
 
     async def _prepare(self, run: Run) -> None:
         """See that what the run needs is there, and that it fits its budget."""
@@ -886,13 +902,11 @@ async def _answer(
             yield chunk
 
 
-async def _last(events: AsyncGenerator[Event, None]) -> OrchestratorResponse:
-    """What a run's events end in."""
-    async with aclosing(events):
-        async for event in events:
-            if isinstance(event, RunFinished):
-                return event.response
-    raise AssertionError("a run ends with RunFinished or with an error")
+def _outcome(task: asyncio.Task[OrchestratorResponse]) -> OrchestratorResponse:
+    """What a run came to: its response, or its error."""
+    if task.cancelled():
+        raise OrchestratorError("The orchestrator was closed while the run went on")
+    return task.result()
 
 
 def _is_cancelled() -> bool:
@@ -941,11 +955,12 @@ def _out_of_time(run: Run) -> DeadlineExceeded:
 
 async def _end(tasks: set[asyncio.Task[Any]]) -> None:
     """Cancel what still runs, wait for it, and take note of how it ended."""
-    ending = set(tasks)
-    for task in ending:
+    ended = set(tasks)
+    running = {task for task in ended if not task.done()}
+    for task in running:
         task.cancel()
-    if ending:
-        await asyncio.wait(ending)
-    for task in ending:
+    if running:
+        await asyncio.wait(running)
+    for task in ended:
         if not task.cancelled():
             task.exception()

@@ -9,14 +9,20 @@ EVENTS_WAITING = 256  # more than this, and whoever streams text waits for the l
 
 
 class Channel:
-    """Events on their way to one listener. Putting never waits; `room` does."""
+    """Events on their way to one listener. Putting never waits; `room` does.
 
-    def __init__(self) -> None:
+    Without a listener nothing is kept.
+    """
+
+    def __init__(self, *, has_listener: bool = True) -> None:
+        self._has_listener = has_listener
         self._events: asyncio.Queue[Event | None] = asyncio.Queue()
         self._room = asyncio.Event()
         self._room.set()
 
     def put(self, event: Event) -> None:
+        if not self._has_listener:
+            return
         self._events.put_nowait(event)
         if self._events.qsize() >= EVENTS_WAITING:
             self._room.clear()
@@ -24,7 +30,7 @@ class Channel:
     @property
     def is_full(self) -> bool:
         """Whether the listener is far behind; what it can do without is better left out."""
-        return not self._room.is_set()
+        return not (self._has_listener and self._room.is_set())
 
     def close(self) -> None:
         """No more events will come."""

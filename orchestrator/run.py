@@ -73,11 +73,12 @@ class Run:
         self.time_s = run_time_s(config, self.request)
         self.scopes = shared_scopes(config.budgets, self.caps, self.run_id, self.request.tenant)
         self.excused_s = 0.0
+        self._limits = config.timeouts.limits()
         self._halted: JournalError | None = None
         self.max_tokens: int | None = None
         self.shrunk: tuple[str, ...] = ()
         self.journal: RunJournal | None = None
-        self.channel = Channel()
+        self.channel = Channel(has_listener=is_live)
         self.delivery = Delivery(self.channel)
         self.stages: list[StageRecord] = []
         self.open_stage: StageLog | None = None
@@ -150,7 +151,7 @@ class Run:
 
     def call_limits(self) -> Limits:
         """The limits of a call that begins now: never past the end of the run."""
-        limits = self.config.timeouts.limits()
+        limits = self._limits
         return replace(limits, total_s=min(limits.total_s, max(self.left_s, LEAST_CALL_S)))
 
     def begin_stage(
@@ -287,6 +288,8 @@ def _windows(
 ) -> tuple[Scope, ...]:
     """The windows that somebody's calls count in; one with the very name stands before the rest."""
     found = [window for window in budgets.windows if window.scope == kind]
+    if not found:
+        return ()
     general = {window.every: window for window in found if window.name is None}
     own = {window.every: window for window in found if window.name == name}
     return tuple(

@@ -12,7 +12,7 @@ from orchestrator.clock import (
     make_rng,
     new_nonce,
     new_run_id,
-    new_seed,
+    seed_of,
 )
 
 
@@ -99,4 +99,4 @@ def test_nonces_and_seeds_are_random() -> None:
     """A nonce has 128 bits."""
     assert len(new_nonce()) == 32
     assert new_nonce() != new_nonce()
-    assert 0 <= new_seed() < 2**32
+    assert 0 <= seed_of(new_run_id(FakeClock().now())) < 2**32
