@@ -34,6 +34,7 @@ from adapters.types import Limits
 ERROR_BODY_BYTES = 64 * 1024
 DRAIN_S = 0.2
 _JSON_HEADERS = {"accept": "application/json", "content-type": "application/json"}
+_ANSWER_HEADERS = {"content-type": "application/json"}  # of its headers litellm needs no other
 STEADY_IDS = 3  # an id seen this often in a row is the answer's own
 _UNSAFE_IN_LINES = (  # str.splitlines, which httpx uses, breaks lines at these
     (b"\xc2\x85", b"\\u0085"),
@@ -260,12 +261,7 @@ async def _read_plain(
         body[call.format.usage_key] = call.format.empty_usage
         changed = True
     content = dumps(body) if changed else raw
-    return httpx.Response(200, headers=_kept(response.headers), content=content, request=request)
-
-
-def _kept(headers: httpx.Headers) -> list[tuple[str, str]]:
-    dropped = ("content-length", "content-encoding", "transfer-encoding", "set-cookie")
-    return [(key, value) for key, value in headers.items() if key not in dropped]
+    return httpx.Response(200, headers=_ANSWER_HEADERS, content=content, request=request)
 
 
 def _parse_answer(call: Call, raw: bytes, headers: Mapping[str, str]) -> Json:
