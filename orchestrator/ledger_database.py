@@ -105,6 +105,7 @@ def _engine(url: URL) -> Engine:
         return create_engine(
             url,
             poolclass=NullPool,
+            pool_reset_on_return=None,
             isolation_level="AUTOCOMMIT",
             hide_parameters=True,
             paramstyle="qmark" if is_sqlite else "format",  # by place: drivers look up no names

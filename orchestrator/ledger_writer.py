@@ -4,6 +4,7 @@ import os
 import threading
 from asyncio import AbstractEventLoop, Future, get_running_loop
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from queue import Empty, SimpleQueue
 from typing import Any, TypeVar
@@ -331,6 +332,8 @@ class _Session:
     ) -> tuple[list[Outcome], list[Operation]]:
         """The server is gone: connect anew and do it again, unless it may have been done."""
         was_ending = self._is_ending
+        with suppress(Exception):  # there is nothing left to say goodbye to
+            self._book.connection.close()
         try:
             self._connect()
         except Exception as failure:  # noqa: BLE001 (whatever it is, whoever waits is told)
