@@ -86,7 +86,7 @@ def believable(usage: Usage | None, *, written: str, count: Callable[[], tuple[i
         prompt, completion = count()
         known = replace(
             known,
-            prompt_tokens=known.prompt_tokens or prompt,
+            prompt_tokens=max(known.prompt_tokens, prompt),  # one untrue figure, and who knows
             completion_tokens=max(known.completion_tokens, completion),
             estimated=True,
         )
