@@ -9,6 +9,7 @@ from typing import Self
 
 from adapters.errors import (
     ConnectionFailed,
+    MalformedResponse,
     ProviderError,
     ProviderTimeout,
     RateLimited,
@@ -185,7 +186,10 @@ class Hold:
         """
         reported = error.usage if isinstance(error, ProviderError) else None
         if not self._attempt.fold.has_content:
-            return None if isinstance(error, BROKEN_OFF) else reported
+            was_broken = isinstance(error, BROKEN_OFF) or (
+                self._run.is_live and isinstance(error, MalformedResponse)
+            )
+            return None if was_broken else reported
         counted = self._deployment.adapter.count(self.request, self._attempt.fold)
         return counted if reported is None else billing.at_least(counted, reported)
 

@@ -14,6 +14,7 @@ from adapters import (
     CompletionRequest,
     ConnectionFailed,
     Limits,
+    MalformedResponse,
     MockAdapter,
     ProviderError,
     ProviderUnavailable,
@@ -543,6 +544,17 @@ async def test_what_was_reported_before_a_break_is_the_least_that_is_posted(
     assert usage.prompt_tokens == 700
     assert usage.completion_tokens > 40 // 8
     assert usage.estimated
+
+
+async def test_what_is_reported_of_a_stream_without_a_word_is_not_all_of_it() -> None:
+    """Anthropic reports the prompt at the start; the answer that could not be read costs more."""
+    garbled = MalformedResponse("an event is larger than 8 bytes")
+    garbled.usage = Usage(prompt_tokens=10, completion_tokens=1)
+
+    used, held = await spent(garbled)
+
+    assert used.money_nanousd > 1000 * 100
+    assert held == Amount()
 
 
 # What is not paid for twice.
