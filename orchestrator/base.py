@@ -61,7 +61,7 @@ from orchestrator.errors import (
     UnknownPrice,
 )
 from orchestrator.events import AttemptFollows, Event, RunFailed, RunFinished, RunStarted
-from orchestrator.guards import Hold, Permit, Place
+from orchestrator.guards import Books, Hold, Permit, Place
 from orchestrator.journal import Journal, Opening
 from orchestrator.ledger import Ledger
 from orchestrator.panel import (
@@ -151,6 +151,7 @@ class BaseOrchestrator:
         self._journal = journal
         self._ledger = ledger
         self._owns_ledger = ledger is None
+        self._books = Books(ledger) if ledger is not None else None
         self._opening: asyncio.Lock = asyncio.Lock()
         self._recall = Recall(config, self._clock)
         self._fallbacks = fallback_budget(config.retry)
@@ -200,7 +201,7 @@ class BaseOrchestrator:
         await self._recall.aclose()
         if self._ledger is not None and self._owns_ledger:
             await self._ledger.aclose()
-            self._ledger = None
+            self._ledger = self._books = None
 
     # The models.
 
@@ -429,7 +430,7 @@ class BaseOrchestrator:
                     keep_days=config.keep_days,
                 )
                 await ledger.open()
-                self._ledger = ledger
+                self._ledger, self._books = ledger, Books(ledger)
 
     async def _fitted_quote(self, run: Run) -> Quote:
         """What the run may cost as it fits into its budgets, and what gives way for that."""
@@ -464,8 +465,11 @@ class BaseOrchestrator:
                 run.journal.close(receipt)
             except JournalError as error:
                 _log.warning("the receipt of run %s is not in its journal: %s", run.run_id, error)
-        if self._ledger is not None:
-            self._ledger.keep_receipt(run.run_id, run.request.tenant, receipt.to_json(indent=None))
+        # A plain run is one call, or a few at one: its lines of usage tell the same.
+        if self._books is not None and not run.target.is_plain:
+            told = receipt.to_json(indent=None)
+            ledger = self._books.ledger
+            self._books.post(partial(ledger.keep_receipt, run.run_id, run.request.tenant, told))
 
     def _fail(self, run: Run, error: Exception) -> None:
         """Explain a run that came to no answer as well as one that did."""
@@ -569,7 +573,7 @@ class BaseOrchestrator:
         async with (
             Place(run, deployment, bound, attempt),  # its rate and its concurrency
             Permit(run, deployment, attempt),  # whether it is left alone for a while
-            Hold(self._ledger, run, deployment, request, bound, attempt) as hold,  # the budgets
+            Hold(self._books, run, deployment, request, bound, attempt) as hold,  # the budgets
             aclosing(_answer(run, deployment, hold.request)) as chunks,
         ):
             async for chunk in chunks:
@@ -614,8 +618,10 @@ class BaseOrchestrator:
         """Load what the adapter needs. Those seconds are the process's, not the run's."""
         if not deployment.adapter.is_warm:
             began_s = self._clock.monotonic()
-            await attempt.warm(deployment.adapter)
+            attempt.loading(is_done=False)
+            await deployment.adapter.warm()
             run.excuse(began_s)
+            attempt.loading(is_done=True)
 
     # Asking.
 

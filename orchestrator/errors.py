@@ -14,6 +14,7 @@ OrchestratorError
     BreakerOpen                    it failed too often and is left alone for a while
     RateExceeded                   its own rate or concurrency leaves no room before the deadline
   LedgerError                      the ledger cannot be opened, read or written
+    ReservationClosed              a reservation is settled or released a second time
   CacheError                       the cache cannot be looked into or emptied
   JournalError                     a journal cannot be written, or resumed from
   Diverged                         asked to go on with an answer, a model began another one
@@ -143,6 +144,10 @@ class LedgerError(OrchestratorError):
 
 class CacheError(OrchestratorError):
     """The cache cannot be looked into or emptied. No run fails of that: it goes on without."""
+
+
+class ReservationClosed(LedgerError):
+    """A reservation is not pending any more: nothing has been changed."""
 
 
 class JournalError(OrchestratorError):

@@ -3,7 +3,12 @@
 Only `base.py` uses them, and only here do they meet: what stands behind them is a leaf each.
 """
 
+import logging
+from asyncio import Future
+from collections import deque
+from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from math import ceil
 from typing import Self
 
@@ -20,12 +25,14 @@ from orchestrator import billing
 from orchestrator.billing import Bound, Posting
 from orchestrator.breaker import outcome_of
 from orchestrator.deployment import Deployment
-from orchestrator.errors import BudgetExceeded
+from orchestrator.errors import BudgetExceeded, ReservationClosed
 from orchestrator.ledger import Ledger, UsageEntry
 from orchestrator.pacing import Ending
 from orchestrator.receipts import AttemptLog
 from orchestrator.responses import AttemptStatus
 from orchestrator.run import Run
+
+_log = logging.getLogger(__name__)
 
 BROKEN_OFF = (StreamBroken, ProviderTimeout, ConnectionFailed)  # nobody knows what was to come
 SETTLING_S = 60.0  # how long after its time a call's reservation still stands
@@ -81,6 +88,46 @@ class Permit:
         self._breaker.settle(self._ticket, outcome, type(error).__name__)
 
 
+class Books:
+    """The ledger, for those who post what calls have used up.
+
+    What it could not take, because its disk is full or gone, is kept here and written before
+    anything else is paid for: nothing is lost, and no call is made that nobody could count.
+    """
+
+    def __init__(self, ledger: Ledger) -> None:
+        self.ledger = ledger
+        self._unwritten: deque[Callable[[], Future[None]]] = deque()
+
+    def post(self, write: Callable[[], "Future[None]"]) -> None:
+        """Have something written; nobody waits for it."""
+        write().add_done_callback(partial(self._look, write))
+
+    def _look(self, write: Callable[[], "Future[None]"], written: "Future[None]") -> None:
+        error = None if written.cancelled() else written.exception()
+        if error is None or isinstance(error, ReservationClosed):  # settled in full meanwhile
+            return
+        if not self._unwritten:
+            _log.warning("what a call has used up could not be written yet: %s", error)
+        self._unwritten.append(write)
+
+    async def catch_up(self) -> None:
+        """Write what could not be written before.
+
+        Raises:
+            LedgerError: it still cannot.
+        """
+        while self._unwritten:
+            write = self._unwritten.popleft()
+            try:
+                await write()
+            except ReservationClosed:
+                continue
+            except BaseException:
+                self._unwritten.appendleft(write)
+                raise
+
+
 class Hold:
     """What a call could use up, reserved in every budget it counts in, then settled.
 
@@ -90,7 +137,7 @@ class Hold:
 
     def __init__(
         self,
-        ledger: Ledger | None,
+        books: Books | None,
         run: Run,
         deployment: Deployment,
         request: CompletionRequest,
@@ -98,7 +145,7 @@ class Hold:
         attempt: AttemptLog,
     ) -> None:
         self.request = request
-        self._ledger = ledger
+        self._books = books
         self._run = run
         self._deployment = deployment
         self._bound = bound
@@ -107,12 +154,13 @@ class Hold:
         self._is_settled = False
 
     async def __aenter__(self) -> Self:
-        if self._ledger is None or not self._run.has_budget:
+        if self._books is None:
             return self
+        await self._books.catch_up()
         scopes = self._run.scopes_of(self._deployment.name)
         while scopes and not self._reservation:
             try:
-                self._reservation = await self._ledger.reserve(
+                self._reservation = await self._books.ledger.reserve(
                     self._bound.amount,
                     scopes,
                     run_id=self._run.run_id,
@@ -133,15 +181,16 @@ class Hold:
             return
         self._is_settled = True
         posting = self._attempt.posting = self._posting(error)
-        if self._ledger is None:
+        if self._books is None:
             return
+        ledger = self._books.ledger
         entry = _entry(self._run, self._deployment, self._attempt, error)
         if not self._reservation:
-            self._ledger.record(entry)
+            self._books.post(partial(ledger.record, entry))
         elif posting.amount == billing.NOTHING:
-            self._ledger.release(self._reservation)
+            self._books.post(partial(ledger.release, self._reservation))
         else:
-            self._ledger.settle(self._reservation, posting.amount, entry)
+            self._books.post(partial(ledger.settle, self._reservation, posting.amount, entry))
 
     def _shorten(self, error: BudgetExceeded) -> None:
         """Ask for a shorter answer, if a shorter one fits.

@@ -33,7 +33,7 @@ from sqlalchemy.dialects import postgresql
 from adapters.types import Usage
 from orchestrator import windows
 from orchestrator.amounts import DIMENSIONS, Amount, Caps, Dimension, Scope, usd
-from orchestrator.errors import BudgetExceeded, LedgerError
+from orchestrator.errors import BudgetExceeded, ReservationClosed
 from orchestrator.ledger_database import beginning
 from orchestrator.ledger_schema import (
     HELD,
@@ -171,6 +171,8 @@ class Book:
         self._beginning = beginning(connection)
         self._looked_at_ms = -1
         self._known: set[str] = set()
+        # What was reserved here is not looked up again. Whether it is pending the database says.
+        self._ours: dict[str, tuple[list[str], Amount]] = {}
         # SQLAlchemy writes the statements; for those of every call the driver runs them, which
         # saves nine tenths of the time. Names and types are the same either way.
         self._cursor = connection.connection.cursor()
@@ -241,13 +243,15 @@ class Book:
             **_columns(HELD, hold.needed),
         }
         self._execute(_insert_reservation, values)
+        self._ours[hold.id] = (list(scopes), hold.needed)
 
     def _hold(self, needed: Amount, scopes: Mapping[str, Scope]) -> bool:
         """Hold it in every account, or in none if one of them has no room."""
         values: dict[str, object] = _columns(DIMENSIONS, needed)
         held: list[str] = []
         for key, scope in scopes.items():
-            self._execute(_update_held, {**values, **_caps(scope.caps), "of": key})
+            values.update(_caps(scope.caps), of=key)
+            self._execute(_update_held, values)
             if not self._cursor.rowcount:
                 self._post(held, spent=Amount(), held=needed)
                 return False
@@ -293,7 +297,7 @@ class Book:
         """Post what a call used up, all of it, in the place of what was held for it.
 
         Raises:
-            LedgerError: the reservation is not pending; nothing is posted.
+            ReservationClosed: it is not pending; nothing is posted.
         """
         keys, held = self._resolve(reservation_id)
         self._post(keys, spent=spent, held=held)
@@ -305,20 +309,26 @@ class Book:
         """Give back what was held for a call that was not made.
 
         Raises:
-            LedgerError: the reservation is not pending; nothing is given back.
+            ReservationClosed: it is not pending; nothing is given back.
         """
         keys, held = self._resolve(reservation_id)
         self._post(keys, spent=Amount(), held=held)
 
     def _resolve(self, reservation_id: str) -> tuple[list[str], Amount]:
-        self._execute(_select_reservation, {"of": reservation_id})
-        row = self._cursor.fetchone()
-        if row is None:
-            raise LedgerError(
+        found = self._ours.pop(reservation_id, None) or self._look_up(reservation_id)
+        self._execute(_delete_reservation, {"of": reservation_id})
+        if found is None or not self._cursor.rowcount:
+            raise ReservationClosed(
                 f"Reservation {reservation_id!r} is not pending: it has been settled or released, "
                 "or it has expired and was settled in full"
             )
-        self._execute(_delete_reservation, {"of": reservation_id})
+        return found
+
+    def _look_up(self, reservation_id: str) -> tuple[list[str], Amount] | None:
+        self._execute(_select_reservation, {"of": reservation_id})
+        row = self._cursor.fetchone()
+        if row is None:
+            return None
         keys, *held = row
         return orjson.loads(keys), Amount(**dict(zip(DIMENSIONS, held, strict=True)))
 
@@ -695,9 +705,9 @@ def checked(amount: Amount) -> Amount:
     Raises:
         ValueError: a part of it is below nothing, or beyond all measure.
     """
-    for dimension in DIMENSIONS:
-        if not 0 <= getattr(amount, dimension) <= LARGEST:
-            raise ValueError(f"{dimension} must be from 0 to {LARGEST}: {amount}")
+    parts = _dimensions_of(amount)
+    if min(parts) < 0 or max(parts) > LARGEST:
+        raise ValueError(f"Each part of an amount must be from 0 to {LARGEST}: {amount}")
     return amount
 
 

@@ -31,6 +31,7 @@ from orchestrator.errors import (
     BreakerOpen,
     BudgetExceeded,
     JournalError,
+    LedgerError,
     NoDeploymentLeft,
     OrchestratorError,
     UnknownPrice,
@@ -46,7 +47,7 @@ from orchestrator.events import (
     TextDelta,
 )
 from orchestrator.journal import Journal
-from orchestrator.ledger import Ledger
+from orchestrator.ledger import Ledger, UsageEntry
 from orchestrator.responses import OrchestratorResponse
 
 NAMES = ("gpt", "claude", "gemini")
@@ -555,6 +556,37 @@ async def test_what_is_reported_of_a_stream_without_a_word_is_not_all_of_it() ->
 
     assert used.money_nanousd > 1000 * 100
     assert held == Amount()
+
+
+async def test_what_the_ledger_could_not_take_is_written_before_the_next_call() -> None:
+    """With a full disk the answer there is is given, no more is paid for, and nothing is lost."""
+
+    class Full(Ledger):
+        is_full = False
+
+        def record(self, entry: UsageEntry) -> "asyncio.Future[None]":
+            if not self.is_full:
+                return super().record(entry)
+            refused: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+            refused.set_exception(LedgerError("the disk is full"))
+            return refused
+
+    clock = FakeClock()
+    ledger = Full(clock=clock)
+    async with ledger, engine(clock=clock, ledger=ledger) as of:
+        ledger.is_full = True
+        given = await of.execute_request(ask())
+        with pytest.raises(LedgerError, match="full"):
+            await of.execute_request(ask())
+        calls = len(asked(of, "gpt"))
+        ledger.is_full = False
+        await of.execute_request(ask())
+        await ledger.drain()
+        entries = await ledger.entries()
+
+    assert given.content == "gpt answers"
+    assert calls == 1
+    assert [entry.cost_nanousd for entry in entries] == [COST, COST]
 
 
 # What is not paid for twice.
