@@ -1,17 +1,14 @@
 """Write down what a run does while it does it, and make the receipt of it at the end."""
 
 from asyncio import CancelledError
-from collections.abc import Sequence
-from dataclasses import replace
+from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
-from adapters.base import BaseAdapter
 from adapters.config import ModelConfig
 from adapters.errors import ProviderError
 from adapters.types import Chunk, Completion, CompletionFold, Usage
 from orchestrator.billing import Posting
 from orchestrator.channel import Channel
-from orchestrator.clock import Clock
 from orchestrator.errors import OrchestratorError
 from orchestrator.events import (
     AdapterLoading,
@@ -37,7 +34,11 @@ StageStatus = Literal["ok", "degraded", "failed", "skipped"]
 
 
 class StageLog:
-    """One stage as it happens. `finish` closes it."""
+    """One stage as it happens. `finish` closes it.
+
+    Attributes:
+        now_s: How long the run has lasted, without what it is excused for.
+    """
 
     def __init__(
         self,
@@ -47,8 +48,7 @@ class StageLog:
         index: int = 0,
         total: int = 1,
         members: Sequence[Member] = (),
-        clock: Clock,
-        run_started_s: float,
+        now_s: Callable[[], float],
         channel: Channel,
     ) -> None:
         self.name = name
@@ -61,10 +61,9 @@ class StageLog:
         self.notes: list[str] = []  # what else happened
         self.outcome: dict[str, Any] = {}
         self.ending = "the run was closed"  # what a call that is cancelled now is told
-        self.clock = clock
-        self.run_started_s = run_started_s
+        self.now_s = now_s
         self.channel = channel
-        self._started_s = clock.monotonic()
+        self._started_s = now_s()
         channel.put(
             StageStarted(
                 stage=name,
@@ -77,7 +76,7 @@ class StageLog:
     def finish(self, status: StageStatus, summary: str = "") -> StageRecord:
         for left_behind in tuple(self.running):
             left_behind.cancelled()
-        elapsed_s = self.clock.monotonic() - self._started_s
+        elapsed_s = self.now_s() - self._started_s
         self.channel.put(
             StageFinished(
                 stage=self.name,
@@ -92,7 +91,7 @@ class StageLog:
             name=self.name,
             combine=self.combine,
             status=status,
-            started_s=self._started_s - self.run_started_s,
+            started_s=self._started_s,
             elapsed_s=elapsed_s,
             # In the panel's order, whoever came first: two equal runs have equal receipts.
             attempts=tuple(
@@ -126,7 +125,7 @@ class AttemptLog:
         self.member = member
         self._deployment = deployment
         self._config = config
-        self._started_s = stage.clock.monotonic()
+        self._started_s = stage.now_s()
         self.first_content_s: float | None = None
         self._told_s = 0.0
         self._characters = 0
@@ -144,17 +143,20 @@ class AttemptLog:
 
     @property
     def elapsed_s(self) -> float:
-        return self.stage.clock.monotonic() - self._started_s
+        # Another call's loading may have been excused meanwhile.
+        return max(0.0, self.stage.now_s() - self._started_s)
 
-    async def warm(self, adapter: BaseAdapter) -> None:
-        """Load what the call needs. Those seconds are the process's: the attempt begins after."""
-        loading = AdapterLoading(
-            stage=self.stage.name, member=self.member.name, deployment=self._deployment
+    def loading(self, *, is_done: bool) -> None:
+        """What the call needs is being loaded; once that is done, it begins."""
+        self.stage.channel.put(
+            AdapterLoading(
+                stage=self.stage.name,
+                member=self.member.name,
+                deployment=self._deployment,
+                is_done=is_done,
+            )
         )
-        self.stage.channel.put(loading)
-        await adapter.warm()
-        self._started_s = self.stage.clock.monotonic()
-        self.stage.channel.put(replace(loading, is_done=True))
+        self._started_s = self.stage.now_s()
 
     def add(self, chunk: Chunk) -> None:
         """A piece has come.
@@ -265,7 +267,7 @@ class AttemptLog:
                 answered_as=self.fold.model or "",
                 finish_reason=self.fold.finish_reason,
                 usage=usage,
-                started_s=self._started_s - self.stage.run_started_s,
+                started_s=self._started_s,
                 first_content_s=self.first_content_s,
                 elapsed_s=self.elapsed_s,
                 error=error,

@@ -142,6 +142,11 @@ class Run:
         self.excused_s = max(self.excused_s, self.clock.monotonic() - began_s)
 
     @property
+    def elapsed_s(self) -> float:
+        """How long the run has lasted, without what it is excused for."""
+        return self.clock.monotonic() - self.started_s - self.excused_s
+
+    @property
     def left_s(self) -> float:
         return self.ends_s - self.clock.monotonic()
 
@@ -169,8 +174,7 @@ class Run:
             index=index,
             total=total,
             members=members,
-            clock=self.clock,
-            run_started_s=self.started_s,
+            now_s=lambda: self.elapsed_s,
             channel=self.channel,
         )
         return self.open_stage
@@ -227,7 +231,7 @@ class Run:
             seed=self.seed,
             config_hash=self.opening.config_hash,
             started_at=self.opening.started_at,
-            elapsed_s=self.clock.monotonic() - self.started_s,
+            elapsed_s=self.elapsed_s,
             status=status,
             causes=causes,
             missing=self.missing,

@@ -37,6 +37,7 @@ from orchestrator.errors import (
     UnknownPrice,
 )
 from orchestrator.events import (
+    AdapterLoading,
     AttemptFinished,
     AttemptFollows,
     BudgetShrunk,
@@ -720,3 +721,46 @@ async def test_without_room_for_a_journal_no_call_is_made(tmp_path: Path) -> Non
         with pytest.raises(JournalError, match="no call is made"):
             await of.execute_request(ask())
         assert asked(of, "gpt") == []
+
+
+# What is loaded first.
+
+
+class Cold(MockAdapter):
+    """Needs ten seconds before its first call."""
+
+    def __init__(self, clock: FakeClock) -> None:
+        super().__init__([Reply(text="Here.", usage=USAGE)], deployment="gpt")
+        self.clock = clock
+        self.is_loaded = False
+
+    @property
+    def is_warm(self) -> bool:
+        return self.is_loaded
+
+    async def warm(self) -> None:
+        await self.clock.sleep(10)
+        self.is_loaded = True
+
+
+async def test_the_seconds_of_loading_are_told_and_count_for_nobody() -> None:
+    """Neither as the run's, its stage's or the call's, nor against the deadline; and once."""
+    clock = FakeClock()
+    async with engine(clock=clock, adapters={"gpt": Cold(clock)}) as of:
+        first = await listen(of, ask(time_s=5))
+        second = await listen(of, ask(time_s=5))
+
+    receipt = answer(first).receipt
+    (stage,) = receipt.stages
+    assert [event.is_done for event in first if isinstance(event, AdapterLoading)] == [False, True]
+    assert not any(isinstance(event, AdapterLoading) for event in second)
+    assert clock.monotonic() == 10
+    assert (receipt.elapsed_s, stage.elapsed_s, stage.attempts[0].elapsed_s) == (0, 0, 0)
+
+
+async def test_what_a_caller_notes_stands_in_the_receipt() -> None:
+    """Before what the method has to say, and it makes no other question of an equal one."""
+    async with engine() as of:
+        response = await of.execute_request(ask("council", notes=("for the board",)))
+
+    assert response.receipt.notes[0] == "for the board"
