@@ -543,7 +543,7 @@ def _need_prices(quote: Quote, standings: Sequence[Standing]) -> None:
         ]
         if scope.caps.money_nanousd is not None and unknown:
             raise UnknownPrice(
-                f"The budget of {_whose(scope)} limits money, and the price of "
+                f"The budget of {whose(scope)} limits money, and the price of "
                 f"{', '.join(map(repr, unknown))} is not known; write `price: free` or "
                 f"`price: {{input_usd: ..., output_usd: ...}}` at models.{unknown[0]}",
                 scope=scope,
@@ -567,7 +567,7 @@ def _refusal(asked: Quote, cheapest: Quote, excess: _Excess) -> BudgetExceeded:
             f"; the cheapest variant, {_described(cheapest.plan)}, needs {amount(excess.needed)}"
         )
     return BudgetExceeded(
-        f"The budget of {_whose(scope)} is {amount(scope.caps)}"
+        f"The budget of {whose(scope)} is {amount(scope.caps)}"
         f" ({amount(standing.spent)} spent, {amount(standing.held)} held),"
         f" and this run needs up to {amount(_needed_of(asked, scope))}{tried};"
         " raise the limit, ask fewer or cheaper models, or lower max_tokens",
@@ -590,8 +590,8 @@ def _described(plan: Plan) -> str:
     return ", ".join(said)
 
 
-def _whose(scope: Scope) -> str:
-    """Whose budget it is."""
+def whose(scope: Scope) -> str:
+    """Whose budget it is: `a run`, `all runs for a day`, `deployment 'gpt' for a month`."""
     whose = {"run": "a run", "global": "all runs"}.get(scope.kind, f"{scope.kind} {scope.name!r}")
     return f"{whose} for a {scope.every}" if scope.every else whose
 

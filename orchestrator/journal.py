@@ -194,6 +194,21 @@ class Journal:
             raise
         return RunJournal(path, descriptor, record)
 
+    def is_in_use(self, run_id: str) -> bool:
+        """Whether a process is at this run at the moment, as far as this system tells."""
+        path = self.path(run_id)
+        try:
+            descriptor = os.open(path, os.O_RDONLY)
+        except OSError:
+            return False
+        try:
+            _lock(descriptor, path)
+        except JournalError:
+            return True
+        finally:
+            os.close(descriptor)
+        return False
+
     def read(self, run_id: str) -> Record:
         """What a run's journal holds.
 

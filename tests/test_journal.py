@@ -192,12 +192,15 @@ def test_any_file_is_read_or_refused(
 
 def test_only_one_process_is_at_a_run(journal: Journal) -> None:
     """Two that resume the same run would both pay for what is left."""
+    assert not journal.is_in_use(RUN)  # there is none yet
     run = journal.begin(opening())
 
+    assert journal.is_in_use(RUN)
     with pytest.raises(JournalError, match="in use"):
         journal.resume(RUN)
 
     run.close()
+    assert not journal.is_in_use(RUN)
     journal.resume(RUN).close()
 
 
