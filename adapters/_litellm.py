@@ -97,6 +97,7 @@ _SWITCHES: dict[str, Any] = {
     "REPEATED_STREAMING_CHUNK_LIMIT": 10**9,
 }
 COUNTED_CHARACTERS = 200_000
+COUNTED_AS = "any"  # the model of a name that says nothing
 _UNLOGGED = {"no-log": True}  # what is logged all the same reaches no callback
 _loading = threading.Lock()
 _litellm: Any = None  # the module, once it is loaded
@@ -160,7 +161,7 @@ async def _rehearse(module: Any) -> None:
     """
     importlib.import_module("openai.resources.chat.completions")
     importlib.import_module("litellm._service_logger")
-    module.token_counter(model="none", text="none")  # reads the tokenizer
+    module.token_counter(model=COUNTED_AS, text="none")  # reads the tokenizer
     messages = [{"role": "user", "content": "none"}]
     await module.acompletion(model="openai/none", messages=messages, mock_response="none")
 
@@ -398,9 +399,11 @@ def read_price_list() -> bytes:
     return Path(spec.origin).with_name("model_prices_and_context_window_backup.json").read_bytes()
 
 
-def count_tokens(model: str, text: str) -> int:
+def count_tokens(text: str) -> int:
     """An estimate of the tokens in a text, offline. Before litellm is loaded: 4 bytes a token.
 
+    Every model is counted for by the same tokenizer. The newer one of OpenAI takes a second to read
+    and 80 MB to keep, and would be read in the middle of a call, when a first answer breaks off.
     Of a long text only the beginning is counted: counting megabytes would hold up the loop.
     """
     if not text:
@@ -408,5 +411,5 @@ def count_tokens(model: str, text: str) -> int:
     if _litellm is None:
         return len(text.encode("utf-8", "replace")) // 4 + 1
     counted = text[:COUNTED_CHARACTERS]
-    found = int(_litellm.token_counter(model=model, text=counted))
+    found = int(_litellm.token_counter(model=COUNTED_AS, text=counted))
     return math.ceil(found * len(text) / len(counted))

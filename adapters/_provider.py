@@ -289,9 +289,8 @@ class LiteLLMAdapter(BaseAdapter):
         written = text + "".join(call.name + call.arguments for call in tool_calls)
 
         def count() -> tuple[int, int]:
-            model = self.config.model
-            prompt = _litellm.count_tokens(model, prompt_text(request))
-            return prompt, _litellm.count_tokens(model, reasoning + written)
+            prompt = _litellm.count_tokens(prompt_text(request))
+            return prompt, _litellm.count_tokens(reasoning + written)
 
         return Completion(
             text=text,

@@ -3,7 +3,7 @@
 import json
 from abc import ABC, abstractmethod
 from collections.abc import AsyncGenerator
-from functools import cached_property, partial
+from functools import cached_property
 from typing import ClassVar
 
 from adapters import _litellm
@@ -91,8 +91,8 @@ class BaseAdapter(ABC):
         Both are our own count; what the provider had written and we have not seen is allowed for.
         """
         calls = "".join(call.name + call.arguments for call in fold.tool_calls)
-        written = _litellm.count_tokens(self.config.model, fold.text + fold.reasoning + calls)
-        prompt = _litellm.count_tokens(self.config.model, prompt_text(request))
+        written = _litellm.count_tokens(fold.text + fold.reasoning + calls)
+        prompt = _litellm.count_tokens(prompt_text(request))
         return Usage(
             prompt_tokens=prompt,
             completion_tokens=written + UNDER_WAY_TOKENS,
@@ -105,7 +105,7 @@ class BaseAdapter(ABC):
         `completion_tokens` is 0 where neither the request nor the configuration limits it.
         """
         return Usage(
-            prompt_tokens=_litellm.count_tokens(self.config.model, prompt_text(request)),
+            prompt_tokens=_litellm.count_tokens(prompt_text(request)),
             completion_tokens=request.max_tokens or self.config.max_tokens or 0,
             estimated=True,
         )
@@ -117,7 +117,7 @@ class BaseAdapter(ABC):
         if litellm is loaded, and multiplied by `margin`: this allows for the model's own tokenizer,
         not for a text made to deceive the samples. Pictures, sound and files have allowances.
         """
-        count = partial(_litellm.count_tokens, "") if _litellm.is_loaded() else None
+        count = _litellm.count_tokens if _litellm.is_loaded() else None
         return bound_prompt(request, self._allowances, count=count, margin=margin)
 
     def image_tokens(self) -> int:

@@ -101,20 +101,17 @@ def test_before_litellm_is_loaded_four_bytes_are_a_token(monkeypatch: pytest.Mon
     monkeypatch.setattr(_litellm, "_litellm", None)
 
     assert not _litellm.is_loaded()
-    assert _litellm.count_tokens("gpt-4.1-mini", "x" * 400) == 101
-    assert _litellm.count_tokens("gpt-4.1-mini", "ü\ud800") == 1
-    assert _litellm.count_tokens("gpt-4.1-mini", "") == 0
+    assert _litellm.count_tokens("x" * 400) == 101
+    assert _litellm.count_tokens("ü\ud800") == 1
+    assert _litellm.count_tokens("") == 0
 
 
-@pytest.mark.parametrize(
-    "model", ["gpt-4.1-mini", "claude-haiku-4-5", "command-r", "llama-3-8b", "a name nobody knows"]
-)
-async def test_tokens_are_counted_offline(model: str) -> None:
-    """litellm would download a tokenizer for some names."""
+async def test_tokens_are_counted_offline() -> None:
+    """Whatever the text says, and whoever is meant to read it."""
     await _litellm.load()
 
-    assert 8 <= _litellm.count_tokens(model, "The Nile is a river. " * 2) <= 20
-    assert _litellm.count_tokens(model, "<|endoftext|>\ud800\0") > 0
+    assert 8 <= _litellm.count_tokens("The Nile is a river. " * 2) <= 20
+    assert _litellm.count_tokens("<|endoftext|>\ud800\0") > 0
 
 
 async def test_a_long_text_is_counted_from_its_beginning() -> None:
@@ -122,7 +119,7 @@ async def test_a_long_text_is_counted_from_its_beginning() -> None:
     await _litellm.load()
     words = "The Nile is a river. "
 
-    short = _litellm.count_tokens("gpt-4.1-mini", words * 9_000)
-    long = _litellm.count_tokens("gpt-4.1-mini", words * 900_000)
+    short = _litellm.count_tokens(words * 9_000)
+    long = _litellm.count_tokens(words * 900_000)
 
     assert long == pytest.approx(100 * short, rel=0.01)
