@@ -42,6 +42,7 @@ class Posting:
     is_over: bool = False
 
 
+MOST_TOKENS = 100_000_000  # of one call; no model takes or gives as many
 NO_BOUND = Bound(prompt_tokens=0, completion_tokens=0, amount=NOTHING)  # nobody reckons with it
 
 
@@ -121,6 +122,22 @@ def _posting(bound: Bound, usage: Usage, price: Price | None, elapsed_ms: int) -
         is_over=bound is not NO_BOUND
         and (amount.money_nanousd > reserved.money_nanousd or amount.tokens > reserved.tokens),
     )
+
+
+def is_credible(usage: Usage, *, has_content: bool = False) -> bool:
+    """Whether every figure is one that a call can come to, true or not."""
+    if has_content and not (usage.prompt_tokens and usage.completion_tokens):
+        return False
+    figures = (
+        usage.prompt_tokens,
+        usage.completion_tokens,
+        usage.cached_tokens,
+        usage.cache_write_tokens,
+        usage.reasoning_tokens,
+        usage.billed_prompt_tokens or 0,
+        usage.billed_completion_tokens or 0,
+    )
+    return all(0 <= figure <= MOST_TOKENS for figure in figures)
 
 
 def at_least(counted: Usage, reported: Usage) -> Usage:

@@ -20,7 +20,7 @@ from adapters.errors import (
     RateLimited,
     StreamBroken,
 )
-from adapters.types import CompletionRequest, Usage
+from adapters.types import Chunk, CompletionRequest, Usage
 from orchestrator import billing
 from orchestrator.billing import Bound, Posting
 from orchestrator.breaker import outcome_of
@@ -223,9 +223,21 @@ class Hold:
         price = self._deployment.price(self.request, fold.model or "")
         elapsed_ms = ceil(attempt.elapsed_s * 1000)
         if error is None:
-            usage = fold.usage or Usage(estimated=True)
-            return billing.finished(self._bound, usage, price, elapsed_ms)
+            return billing.finished(self._bound, self._used(), price, elapsed_ms)
         return billing.unfinished(self._bound, error, self._counted(error), price, elapsed_ms)
+
+    def _used(self) -> Usage:
+        """The tokens of a whole answer: as reported, or our count where that cannot be.
+
+        The answer is given our count too, so that nobody is told anything else.
+        """
+        fold = self._attempt.fold
+        usage = fold.usage or Usage()
+        if billing.is_credible(usage, has_content=fold.has_content):
+            return usage
+        counted = self._deployment.adapter.count(self.request, fold)
+        fold.add(Chunk(usage=counted))
+        return counted
 
     def _counted(self, error: BaseException) -> Usage | None:
         """The tokens of a call that did not end well, as far as anybody knows.
@@ -234,6 +246,8 @@ class Hold:
         class of error broke it off.
         """
         reported = error.usage if isinstance(error, ProviderError) else None
+        if reported is not None and not billing.is_credible(reported):
+            reported = None
         if not self._attempt.fold.has_content:
             was_broken = isinstance(error, BROKEN_OFF) or (
                 self._run.is_live and isinstance(error, MalformedResponse)
