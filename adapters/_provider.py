@@ -73,6 +73,13 @@ class LiteLLMAdapter(BaseAdapter):
         except AuthenticationFailed:
             return False
 
+    @property
+    def is_warm(self) -> bool:
+        return _litellm.is_loaded()
+
+    async def warm(self) -> None:
+        await _litellm.load()
+
     async def complete(
         self, request: CompletionRequest, *, limits: Limits = Limits()
     ) -> Completion:

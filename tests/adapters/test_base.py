@@ -16,6 +16,7 @@ from adapters import (
     Usage,
     _litellm,
     collect,
+    create_adapter,
 )
 from adapters.base import prompt_text
 from tests.adapters.wires import ASK, WEATHER
@@ -123,3 +124,18 @@ async def test_a_long_text_is_counted_from_its_beginning() -> None:
     long = _litellm.count_tokens(words * 900_000)
 
     assert long == pytest.approx(100 * short, rel=0.01)
+
+
+async def test_an_adapter_is_warm_when_what_calls_need_is_loaded(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Those seconds are nobody's call; an adapter that needs nothing is always warm."""
+    config = ModelConfig(provider=LLMProvider.OPENAI, model="gpt-4.1-mini", api_key="k")
+    adapter = create_adapter(config)
+    await adapter.warm()
+    assert adapter.is_warm
+
+    monkeypatch.setattr(_litellm, "_litellm", None)
+
+    assert not adapter.is_warm
+    assert echo().is_warm
