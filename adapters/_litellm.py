@@ -338,8 +338,9 @@ async def _send(
                 **fields,
             ),
         )
-    except Ended:
+    except Ended as ended:
         response = None  # what came of it stands in the call
+        ended.__traceback__ = None  # it leads in a circle to all that litellm had at hand
     except Exception as error:  # noqa: BLE001 - litellm raises anything; explain() names it
         raise explain(call, error, fields) from None
     if call.failure is not None:  # litellm answered in spite of what the wire said

@@ -259,6 +259,7 @@ class LiteLLMAdapter(BaseAdapter):
                 error.maybe_billed = False
             raise
         finally:
+            call.failure = None  # it leads in a circle, by where it was raised, to the call
             await call.aclose()
 
     async def _pieces(

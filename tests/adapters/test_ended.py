@@ -1,5 +1,8 @@
 """litellm's part of a call ends when the wire has spoken: it adds nothing and costs no more."""
 
+import contextlib
+import gc
+from collections.abc import Awaitable, Callable
 from pkgutil import resolve_name
 from typing import Any
 from unittest import mock
@@ -20,6 +23,7 @@ AFTERWARDS = (
     "litellm.litellm_core_utils.litellm_logging.Logging.failure_handler",
     "litellm.litellm_core_utils.streaming_handler.CustomStreamWrapper.__init__",
 )
+CALLS = 5
 OVERLOADED = {"error": {"message": "overloaded", "type": "server_error"}}
 
 
@@ -91,6 +95,42 @@ async def test_litellm_does_by_these_names_what_is_left_out(afterwards: list[str
     await collect(wired.adapter.stream(ASK))
 
     assert set(AFTERWARDS[1::2]) == set(afterwards)
+
+
+async def garbage_of(ask: Callable[[], Awaitable[object]]) -> float:
+    """Objects that a call leaves in circles, for the collector to find."""
+    await ask()
+    gc.collect()
+    gc.disable()
+    try:
+        for _ in range(CALLS):
+            await ask()
+        return gc.collect() / CALLS
+    finally:
+        gc.enable()
+
+
+@pytest.mark.parametrize("provider", READ_HERE)
+async def test_an_answer_read_here_leaves_no_garbage(provider: LLMProvider) -> None:
+    """All that litellm had at hand in a call goes with the call."""
+    whole = await wire(provider, plain(provider))
+    streamed = await wire(provider, stream(provider))
+
+    assert await garbage_of(lambda: whole.adapter.complete(ASK)) < 1
+    assert await garbage_of(lambda: collect(streamed.adapter.stream(ASK))) < 1
+
+
+@pytest.mark.parametrize("provider", PROVIDERS)
+async def test_a_failure_leaves_no_garbage(provider: LLMProvider) -> None:
+    """An error knows where it was raised, but not by way of what knows the error."""
+    wired = await wire(provider, lambda request: httpx.Response(500, json=OVERLOADED))
+
+    async def fail(answer: Callable[[], Awaitable[object]]) -> None:
+        with contextlib.suppress(ProviderUnavailable):
+            await answer()
+
+    assert await garbage_of(lambda: fail(lambda: wired.adapter.complete(ASK))) < 1
+    assert await garbage_of(lambda: fail(lambda: collect(wired.adapter.stream(ASK)))) < 1
 
 
 async def test_litellms_leanest_path_asks_its_session_for_nothing_but_a_post() -> None:
