@@ -71,6 +71,7 @@ from orchestrator.panel import (
     Member,
     Patience,
     describe,
+    end_calls,
     fan_out,
     stage_share_s,
 )
@@ -582,7 +583,7 @@ class BaseOrchestrator:
                     hold.settle(None)
                 yield chunk
         if attempt.first_content_s is not None:
-            deployment.latencies.add(attempt.first_content_s)
+            deployment.times(is_live=run.is_live).add(attempt.first_content_s)
 
     def _bounded(
         self, run: Run, deployment: Deployment, request: CompletionRequest
@@ -689,7 +690,7 @@ class BaseOrchestrator:
         priced = request if strategy == "cheapest" else None
         return order(
             strategy,
-            [run.deployments[name].candidate(priced) for name in models],
+            [run.deployments[name].candidate(priced, is_live=run.is_live) for name in models],
             make_rng(run.seed, "route", stage.name, member.name),
             fallback=[run.deployments[name].candidate() for name in fallback],
         )
@@ -736,7 +737,7 @@ class BaseOrchestrator:
         first = asyncio.create_task(
             self._ask_one(run, stage, member, pursuit.name, pursuit, race=race)
         )
-        racing = {first}
+        racing = [first]
         try:
             done = await run.clock.first_done(racing, delay_s)
             if not done and race.is_open and self._hedges.withdraw():
@@ -751,12 +752,14 @@ class BaseOrchestrator:
                         cause=f"no answer within {delay_s:.3g} s",
                     )
                 )
-                racing.add(
+                racing.append(
                     asyncio.create_task(self._ask_one(run, stage, member, name, pursuit, race=race))
                 )
-            return await race.result(racing)
+            answer = await race.result(racing)
+            pursuit.go_on_from(answer, race.failed)
+            return answer
         finally:
-            await _end(racing)
+            await end_calls(racing, run.clock)
 
     def _hedge_delay_s(self, run: Run, member: Member, pursuit: Pursuit) -> float | None:
         route = run.config.routes.get(member.route)
@@ -764,8 +767,8 @@ class BaseOrchestrator:
             return None
         if not run.deployments[pursuit.names[0]].breaker.is_ready:
             return None
-        latencies = run.deployments[pursuit.name].latencies
-        return hedge_after_s(latencies.quantile(0.95), run.config.retry)
+        times = run.deployments[pursuit.name].times(is_live=run.is_live)
+        return hedge_after_s(times.quantile(0.95), run.config.retry)
 
     async def _ask_one(
         self,
@@ -782,20 +785,19 @@ class BaseOrchestrator:
         attempt = AttemptLog(stage, member, name, deployment.config, pursuit.number)
         piece = pursuit.open(deployment)
         attempt.continues = piece.continues
+        attempt.is_hedge = race is not None and name != pursuit.name
         attempt.may_wait = not any(run.deployments[one].breaker.is_ready for one in pursuit.names)
         if piece.continues:
             stage.notes.append(f"{name} went on with the answer where it had broken off")
         try:
             async with aclosing(self._attempt(run, deployment, piece.request, attempt)) as chunks:
                 async for chunk in chunks:
+                    if race is not None and (chunk.has_content or chunk.finish_reason):
+                        race.claim(attempt)
                     if pursuit.delivery is None:
                         attempt.tell(chunk)
-                    elif chunk.has_content and race is not None:
-                        race.claim(attempt)
                     await piece.hand_on(chunk)
             completion = piece.whole(attempt.fold.completion())
-            if race is not None:
-                race.claim(attempt)
         except (asyncio.CancelledError, Exception) as error:  # a bug in one call ends no panel
             if _is_cancelled() or isinstance(error, RaceLost):  # whatever the adapter made of it
                 if race is not None and race.has_lost(attempt):
@@ -804,9 +806,13 @@ class BaseOrchestrator:
                 raise asyncio.CancelledError from error
             failure = _as_failure(error, deployment, attempt.fold.text)
             attempt.failed(failure)
-            return Answer(member=member, error=failure, elapsed_s=attempt.elapsed_s)
+            return Answer(
+                member=member, deployment=name, error=failure, elapsed_s=attempt.elapsed_s
+            )
         attempt.finished(completion)
-        return Answer(member=member, completion=completion, elapsed_s=attempt.elapsed_s)
+        return Answer(
+            member=member, deployment=name, completion=completion, elapsed_s=attempt.elapsed_s
+        )
 
     async def _ask_all(
         self,

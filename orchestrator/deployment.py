@@ -24,7 +24,8 @@ class Deployment:
         breaker: Whether it may be called at all.
         pace: How fast.
         retries: How often again.
-        latencies: Seconds to the first content of recent calls.
+        latencies: Seconds to the first content of recent calls that were streamed.
+        durations: Seconds that recent calls took that were not.
     """
 
     def __init__(
@@ -43,6 +44,7 @@ class Deployment:
         self.pace = Pace(config.rates, clock, deployment=name)
         self.retries = retry_budget(retry)
         self.latencies = Latencies()
+        self.durations = Latencies()
         self._adapter = adapter
 
     @property
@@ -69,12 +71,18 @@ class Deployment:
             limits.append(max(capacity.context_tokens - prompt, budgets.min_tokens))
         return min(limits)
 
-    def candidate(self, priced: CompletionRequest | None = None) -> Candidate:
+    def times(self, *, is_live: bool) -> Latencies:
+        """Seconds after which recent calls had something to give, streamed or in one piece."""
+        return self.latencies if is_live else self.durations
+
+    def candidate(
+        self, priced: CompletionRequest | None = None, *, is_live: bool = True
+    ) -> Candidate:
         """What a strategy sees of it; its price only where there is a request to reckon with."""
         return Candidate(
             name=self.name,
             price_nanousd=None if priced is None else self._usual_price(priced),
-            first_content_s=self.latencies.quantile(0.5),
+            first_content_s=self.times(is_live=is_live).quantile(0.5),
             in_flight=self.pace.in_flight,
             weight=self.config.weight,
             is_ready=self.breaker.is_ready,

@@ -2,7 +2,7 @@
 
 import asyncio
 import re
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Callable, Collection, Coroutine, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -38,6 +38,7 @@ class Answer:
     """What came of asking a member: a completion, or the error of the last deployment tried."""
 
     member: Member
+    deployment: str = ""  # whose it is
     completion: Completion | None = None
     error: Exception | None = None
     elapsed_s: float = 0.0
@@ -175,11 +176,12 @@ async def fan_out(
             pending -= await clock.first_done(pending, limit_s - now_s)
         before_cancelling(ending)
     finally:
-        await _end(pending, clock)
+        await end_calls(pending, clock)
     return [task.result() for task in tasks if task.done() and not task.cancelled()], ending
 
 
-async def _end(tasks: set[asyncio.Task[Answer]], clock: Clock) -> None:
+async def end_calls(tasks: Collection[asyncio.Task[Answer]], clock: Clock) -> None:
+    """Cancel calls and wait for their end, though not for ever."""
     for task in tasks:
         task.cancel()
     await all_done(clock, tasks, CLOSING_S)

@@ -1,9 +1,9 @@
 """One call to a member while it lasts: who has been tried, who may be, what has been handed out."""
 
 import asyncio
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from typing import Literal
+from typing import Any, Literal
 
 from adapters.errors import MalformedResponse
 from adapters.types import Chunk, Completion, CompletionRequest
@@ -73,6 +73,12 @@ class Pursuit:
         """The deployment to ask beside the one that is late."""
         self.number += 1
         return self.names.pop(0)
+
+    def go_on_from(self, answer: Answer, before: Sequence[Answer]) -> None:
+        """Of those asked beside each other, go on from this one's answer; others failed before."""
+        self.before += [failed.error for failed in before if failed.error is not None]
+        if answer.deployment != self.name:
+            self.name, self.tries = answer.deployment, 1
 
     def how(self, step: Retry | Fallback) -> Literal["retry", "fallback", "continuation"]:
         """What the next attempt is to the one before."""
@@ -188,9 +194,14 @@ class RaceLost(Exception):
 
 
 class Race:
-    """Two attempts at one call: the first that has something to give goes on alone."""
+    """Two attempts at one call: the first that has something to give goes on alone.
+
+    Attributes:
+        failed: What those came to that had nothing to give.
+    """
 
     def __init__(self) -> None:
+        self.failed: list[Answer] = []
         self._winner: AttemptLog | None = None
         self._won: asyncio.Future[asyncio.Task[Answer]] = asyncio.get_running_loop().create_future()
 
@@ -215,17 +226,21 @@ class Race:
     def has_lost(self, attempt: AttemptLog) -> bool:
         return self._winner not in (None, attempt)
 
-    async def result(self, racing: Collection[asyncio.Task[Answer]]) -> Answer:
-        """What the winner comes to; where both fail, what the last of them came to."""
+    async def result(self, racing: Sequence[asyncio.Task[Answer]]) -> Answer:
+        """What the winner comes to; where all fail, what the one asked last came to."""
         running = set(racing)
-        last: Sequence[asyncio.Task[Answer]] = ()
         while running and not self._won.done():
-            done, _ = await asyncio.wait({*running, self._won}, return_when=asyncio.FIRST_COMPLETED)
-            last = [task for task in running if task in done] or last
-            running -= done
-        if not self._won.done():
-            return await last[-1]
-        winner = self._won.result()
-        for task in running - {winner}:
-            task.cancel()
-        return await winner
+            waited_for: set[asyncio.Future[Any]] = {*running, self._won}
+            await asyncio.wait(waited_for, return_when=asyncio.FIRST_COMPLETED)
+            running = {task for task in running if not task.done()}
+        winner = self._won.result() if self._won.done() else None
+        ended = [task for task in racing if task is not winner and task not in running]
+        self.failed = [task.result() for task in ended if not task.cancelled()]
+        for task in running:
+            if task is not winner:
+                task.cancel()
+        if winner is not None:
+            return await winner
+        if not self.failed:
+            raise asyncio.CancelledError
+        return self.failed.pop()

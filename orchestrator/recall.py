@@ -102,7 +102,7 @@ class Recall:
         assert self._cache is not None, "calls are shared where there is a cache"
         found = self._fresh.get(key) or self._cache.get(key)
         attempt.source = "cache"
-        if found is None and not flight.leads:
+        if found is None and not flight.leads and not attempt.is_hedge:  # that waits for nobody
             attempt.source = "shared"
             found = await flight.result()
         if found is None:
@@ -133,8 +133,8 @@ class Recall:
             except JournalError as error:  # what is paid for is used; no more is paid for
                 run.halt(error)
         if self._caches(run) and is_usable(completion):
-            if flight is not None and flight.leads:
-                flight.give(completion)
+            if flight is not None:
+                self._flights.land(key, completion)
             self._fresh[key] = completion
             task = asyncio.create_task(self._put(key, completion))
             self._keeping.add(task)

@@ -119,6 +119,7 @@ class AttemptLog:
         self.source: Source = "call"
         self.posting: Posting | None = None
         self.continues = False
+        self.is_hedge = False  # asked beside another that is late
         self.may_wait = True  # for a place in its deployment's pace; else somebody else is asked
         self.ending = ""  # why it was cancelled, where the stage does not say
         self.stage = stage
@@ -283,8 +284,10 @@ class AttemptLog:
 
 
 def member_responses(stage: StageRecord | None) -> dict[str, MemberResponse]:
-    """What each member came to in a stage: its last attempt says it."""
-    last = {made.member: made for made in stage.attempts} if stage else {}
+    """What each member came to in a stage: the attempt that answered says it, else its last one."""
+    attempts = stage.attempts if stage else ()
+    last = {made.member: made for made in attempts}
+    last |= {made.member: made for made in attempts if made.status == "ok"}
     return {
         name: MemberResponse(
             member=name,

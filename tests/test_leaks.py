@@ -279,7 +279,7 @@ def prepare(world: World, scenario: Scenario) -> None:
     gpt = world.engine._deployments["gpt"]
     if scenario.is_late:
         for _ in range(20):
-            gpt.latencies.add(0.0001)
+            gpt.times(is_live=scenario.is_live).add(0.0001)
     if scenario.is_probe:
         while gpt.breaker.is_ready:
             gpt.breaker.settle(gpt.breaker.admit(), "failure", "ProviderUnavailable")
@@ -410,7 +410,7 @@ def on_the_wire(simulator: Simulator) -> OrchestratorConfig:
     return simulated(config, simulator)
 
 
-@pytest.mark.parametrize("who", WHO)
+@pytest.mark.parametrize("who", ["the caller", "the caller, twice"])  # its own tasks nobody reaches
 @pytest.mark.parametrize("is_live", [False, True], ids=["plain", "streamed"])
 @pytest.mark.parametrize("name", [*WIRES, "all"])
 async def test_a_call_that_is_cancelled_leaves_no_connection(
