@@ -592,8 +592,9 @@ def _described(plan: Plan) -> str:
 
 def whose(scope: Scope) -> str:
     """Whose budget it is: `a run`, `all runs for a day`, `deployment 'gpt' for a month`."""
-    whose = {"run": "a run", "global": "all runs"}.get(scope.kind, f"{scope.kind} {scope.name!r}")
-    return f"{whose} for a {scope.every}" if scope.every else whose
+    subject = {"run": "a run", "global": "all runs"}.get(scope.kind, f"{scope.kind} {scope.name!r}")
+    article = "an" if scope.every == "hour" else "a"
+    return f"{subject} for {article} {scope.every}" if scope.every else subject
 
 
 def say(dimension: Dimension, count: int) -> str:

@@ -17,7 +17,9 @@ COMMANDS: Mapping[str, str] = {
     "demo": "Watch a panel of five providers answer, with no key and no network.",
     "ask": "Ask a panel (or one model) a question.",
     "chat": "Talk with a panel (or one model) turn by turn.",
+    "plan": "Tell what a question would cost, and ask nobody.",
     "show": "Explain a past run from its receipt.",
+    "usage": "Tell what was spent, and what is left of the budgets.",
     "models": "List the configured models, routes and panels.",
     "patterns": "List the analysis patterns, or show one whole.",
     "cache": "Look into the cache of answers, or empty it.",
@@ -34,11 +36,12 @@ Examples:
   orchestrator demo
   orchestrator ask "What makes a good unit test?"
   git diff | orchestrator ask "Review this change" --panel council
+  orchestrator plan "What makes a good unit test?" --max-cost 0.05
   orchestrator show
 
 \b
 Exit codes:
-  0 ok · 1 some part failed · 2 usage or configuration · 130 interrupted
+  0 ok · 1 some part failed · 2 usage or configuration · 3 budget · 130 interrupted
 
 \b
 Shell completion (bash; zsh and fish likewise):
@@ -87,8 +90,9 @@ class CommandTable(click.Group):
             return super().invoke(ctx)
         except (click.ClickException, click.exceptions.Exit, BrokenPipeError):
             raise
-        except (KeyboardInterrupt, click.Abort):
-            click.echo("Interrupted.", err=True)
+        except (KeyboardInterrupt, click.Abort) as interruption:
+            how_to_go_on = str(interruption)
+            click.echo(f"Interrupted; {how_to_go_on}" if how_to_go_on else "Interrupted.", err=True)
             ctx.exit(130)
         except Exception as error:
             if ctx.params.get("debug"):

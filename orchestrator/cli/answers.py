@@ -7,6 +7,8 @@ from typing import Any, Literal
 
 import click
 
+from orchestrator.amounts import NANO, usd
+from orchestrator.cli.progress import spent
 from orchestrator.cli.text import count, neutralise, one_line, seconds
 from orchestrator.responses import AttemptRecord, OrchestratorResponse, Receipt
 
@@ -39,7 +41,11 @@ def print_answer(response: OrchestratorResponse, form: Format, *, simulated: boo
     if form == "json":
         click.echo(json.dumps(as_object(response, simulated=simulated), indent=2))
         return
-    text = as_markdown(response) if form == "markdown" else response.content
+    print_text(as_markdown(response) if form == "markdown" else response.content)
+
+
+def print_text(text: str) -> None:
+    """Print what a model wrote on stdout, harmless to a terminal, and a whole last line."""
     harmless = neutralise(text, terminal=sys.stdout.isatty())
     click.echo(harmless, nl=not harmless.endswith("\n"))
 
@@ -65,6 +71,10 @@ def as_object(response: OrchestratorResponse, *, simulated: bool) -> dict[str, A
             **dataclasses.asdict(receipt.usage),
             "total_tokens": receipt.usage.total_tokens,
         },
+        "cost_nanousd": receipt.cost_nanousd,
+        "cost_usd": receipt.cost_nanousd / NANO,
+        "unpriced": list(receipt.unpriced),
+        "shrunk": list(receipt.shrunk),
         "elapsed_s": receipt.elapsed_s,
         "notes": list(receipt.notes),
     }
@@ -80,7 +90,7 @@ def as_markdown(response: OrchestratorResponse) -> str:
     summary = (
         f"{receipt.model or 'default'} · {receipt.pattern or 'one model'} · "
         f"{count(receipt.calls, 'call')} · {count(receipt.usage.total_tokens, 'token')} · "
-        f"{seconds(receipt.elapsed_s)} · run `{receipt.run_id}`"
+        f"{spent(receipt)} · {seconds(receipt.elapsed_s)} · run `{receipt.run_id}`"
     )
     blocks = (
         f"# {one_line(receipt.prompt, 200)}",
@@ -104,6 +114,15 @@ def outcome(attempt: AttemptRecord) -> str:
     if attempt.status == "ok":
         return "ok" if attempt.usable else "not usable"
     return attempt.error or attempt.status
+
+
+def call_cost(attempt: AttemptRecord) -> str:
+    """What a call cost this run: `$0.0123`, `~$0.01` for tokens we had to count, `?` if unknown."""
+    if not attempt.is_paid:
+        return "-"
+    if attempt.cost_nanousd is None:
+        return "?" if attempt.usage.total_tokens else "-"
+    return ("~" if attempt.usage.estimated else "") + usd(attempt.cost_nanousd)
 
 
 def _markdown_row(attempt: AttemptRecord) -> str:

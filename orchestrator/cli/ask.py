@@ -2,81 +2,71 @@
 
 import asyncio
 import contextlib
-import json
-import select
 import sys
+from collections.abc import AsyncGenerator, Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import click
-from pydantic import ValidationError
+from click.core import ParameterSource
 
-from orchestrator.cli import options
+from orchestrator.cli import options, store
 from orchestrator.cli.answers import FORMATS, AnswerStream, Format, print_answer
-from orchestrator.cli.asking import follow, keep, print_status, warn_of_shortfalls
-from orchestrator.cli.failures import FAILED, Failure, explain, refuse
-from orchestrator.cli.fitting import Fitted
-from orchestrator.cli.live import watcher
+from orchestrator.cli.asking import Engine, follow, keep, print_status, warn_of_shortfalls
+from orchestrator.cli.failures import FAILED, Failure, explain
+from orchestrator.cli.live import Watcher, watcher
 from orchestrator.cli.notes import note
-from orchestrator.cli.progress import shortfalls
+from orchestrator.cli.progress import SIMULATED, expectation, shortfalls
+from orchestrator.cli.requesting import request_of, request_options
 from orchestrator.cli.setting import Setting, choose, open_engine
-from orchestrator.cli.store import short
-from orchestrator.config import RequestConfig
+from orchestrator.cli.text import program
+from orchestrator.config import RequestConfig, config_hash
+from orchestrator.errors import InvalidRun
+from orchestrator.events import Event
 from orchestrator.responses import OrchestratorResponse
-
-NOTE_AFTER_S = 2.0  # of a stdin that is open and silent
 
 EPILOG = """\b
 Examples:
   orchestrator ask "Why is the sky blue?"
   orchestrator ask "Why is the sky blue?" -m gpt
-  orchestrator ask "Rate this plan" --pattern debate < plan.md
+  orchestrator ask "Rate this plan" --pattern debate --max-cost 0.10 < plan.md
   orchestrator ask "List three risks" -m gpt -m claude --synthesizer claude
   orchestrator ask "Is 221 prime?" --schema answer.json --json | jq .content
+  orchestrator ask --resume 3f9a
 
 \b
 The answer goes to stdout, progress and warnings to stderr. On a terminal the answer streams as
-it is written. Exit code 0: there is an answer (a warning says if it is degraded, partial, cut or
-declined; --strict makes that 1). 1: no answer. 2: usage or configuration. 130: interrupted.
+it is written. `orchestrator plan` tells what the same words would cost.
+
+\b
+Exit code 0: there is an answer (a warning says if it is degraded, partial, cut or declined;
+--strict makes that 1). 1: no answer. 2: usage or configuration. 3: it does not fit the budget.
+130: interrupted; --resume goes on with it.
 """
+
+# What goes with --resume: everything else was said when the run began.
+_WITH_RESUME = frozenset(
+    ("resume", "form", "as_json", "no_stream", "receipt_path", "strict", "quiet", "config_path")
+)
 
 
 @click.command(epilog=EPILOG)
-@click.argument("prompt", required=False)
-@options.model_option(multiple=True)
-@options.panel_option
-@options.pattern_option
-@options.synthesizer_option
+@request_options
 @click.option(
-    "-s", "--system", metavar="TEXT", help="Instructions that every model is given first."
-)
-@click.option(
-    "-f",
-    "--file",
-    "files",
-    type=click.Path(path_type=Path, exists=True, dir_okay=False),
+    "--tag",
+    "tags",
+    metavar="TAG",
     multiple=True,
-    metavar="FILE",
-    help="Append a UTF-8 text file to the prompt. May be repeated.",
+    help="What the run is counted under by `orchestrator usage --by tag`. May be repeated.",
 )
+@click.option("--no-cache", is_flag=True, help="Neither take an answer from the cache nor keep it.")
+@click.option("--refresh", is_flag=True, help="Ask anew, and keep that in the cache.")
 @click.option(
-    "--max-tokens", type=click.IntRange(min=1), help="Length limit of every answer, tokens."
-)
-@click.option("--temperature", type=click.FloatRange(0, 2), help="Randomness, 0 to 2.")
-@click.option("--seed", type=int, help="Seed of the run's shuffles, and of models that take one.")
-@click.option(
-    "--time",
-    "time_s",
-    type=click.FloatRange(min=0, min_open=True),
-    metavar="SECONDS",
-    help="The run's deadline; the best answer so far is given then. Default: timeouts.run_s.",
-)
-@click.option(
-    "--schema",
-    "schema_path",
-    type=click.Path(path_type=Path, exists=True, dir_okay=False),
-    metavar="FILE",
-    help="Ask for JSON that follows this JSON Schema.",
+    "--resume",
+    metavar="RUN",
+    shell_complete=store.complete_unfinished,
+    help="Go on with a run that was interrupted: nothing it has paid for is paid for again.",
 )
 @click.option(
     "--format",
@@ -100,7 +90,8 @@ declined; --strict makes that 1). 1: no answer. 2: usage or configuration. 130: 
 @options.quiet_option
 @options.simulate_option
 @options.config_option
-def command(**given: Any) -> None:
+@click.pass_context
+def command(ctx: click.Context, /, **given: Any) -> None:
     """Ask a panel (or one model) a question.
 
     The PROMPT is an argument, or comes from stdin. With both, stdin is the material that the
@@ -111,24 +102,87 @@ def command(**given: Any) -> None:
     form = _form(given["form"], as_json=given["as_json"])
     if given["receipt_path"] is not None and not given["receipt_path"].parent.is_dir():
         raise click.UsageError(f"--receipt: there is no folder {given['receipt_path'].parent}")
-    request = _request(given)
+    question = _resumed(ctx, given) if given["resume"] is not None else _asked(given)
+    streams = form == "text" and not given["no_stream"] and sys.stdout.isatty()
+    begun: list[str] = []
+    try:
+        response = asyncio.run(
+            _run(question, streams=streams, quiet=given["quiet"], begun=begun.append)
+        )
+    except KeyboardInterrupt:
+        raise KeyboardInterrupt(*map(_how_to_go_on, filter(store.is_kept, begun))) from None
+    _report(response, form, given, simulated=question.setting.simulated, printed=streams)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Question:
+    """What is to be done: a new run, or `resumes` an interrupted one of that id."""
+
+    setting: Setting
+    request: RequestConfig
+    resumes: str = ""
+
+    def put_to(self, engine: Engine) -> AsyncGenerator[Event, None]:
+        if self.resumes:
+            return engine.resume_request(self.resumes)
+        return engine.stream_request(self.request)
+
+
+def _asked(given: dict[str, Any]) -> Question:
+    if given["no_cache"] and given["refresh"]:
+        raise click.UsageError("give --no-cache or --refresh, not both")
+    cache = "off" if given["no_cache"] else "refresh" if given["refresh"] else "use"
+    request = request_of(given, cache=cache, tags=given["tags"])
     setting = choose(given["config_path"], simulate=given["simulate"])
     fitted = setting.fit(request)
     for line in (setting.note,) if setting.simulated else fitted.notes:
         note(line)
-    streams = form == "text" and not given["no_stream"] and sys.stdout.isatty()
-    response = asyncio.run(_run(setting, fitted, streams=streams, quiet=given["quiet"]))
-    _report(response, form, given, simulated=setting.simulated, printed=streams)
+    return Question(setting=setting, request=fitted.request)
+
+
+def _resumed(ctx: click.Context, given: dict[str, Any]) -> Question:
+    """The run to go on with. It keeps what was asked, so nothing of that can be said again."""
+    for param in ctx.command.params:
+        was_said = ctx.get_parameter_source(param.name or "") is ParameterSource.COMMANDLINE
+        if was_said and param.name not in _WITH_RESUME:
+            said = param.opts[0] if isinstance(param, click.Option) else "the prompt"
+            raise click.UsageError(f"--resume goes on with what was asked; leave out {said}")
+    kept = store.load(given["resume"])
+    told = store.short(kept.run_id)
+    if kept.record is None or kept.receipt is not None:
+        raise InvalidRun(f"run {told} has ended; `{program()} show {told}` shows what it came to")
+    opening = kept.record.opening
+    was_simulated = SIMULATED in opening.request.notes
+    setting = choose(given["config_path"], simulate=was_simulated)
+    if setting.simulated and not was_simulated:
+        raise InvalidRun(f"run {told} asked real models, and no key of one is set")
+    if setting.simulated:
+        note(setting.note)
+    elif config_hash(setting.config) != opening.config_hash:
+        note("the configuration has changed since; calls that it changes are paid for again")
+    return Question(setting=setting, request=opening.request, resumes=kept.run_id)
 
 
 async def _run(
-    setting: Setting, fitted: Fitted, *, streams: bool, quiet: bool
+    question: Question, *, streams: bool, quiet: bool, begun: Callable[[str], None]
 ) -> OrchestratorResponse:
     stream = AnswerStream() if streams else None
-    async with open_engine(setting, quiet=quiet) as engine:
-        return await follow(
-            engine, fitted.request, watcher(quiet=quiet), stream=stream, notes=fitted.notes
-        )
+    watching = watcher(quiet=quiet)
+    async with open_engine(question.setting) as engine:
+        await _foretell(question, engine, watching)
+        return await follow(question.put_to(engine), watching, stream=stream, begun=begun)
+
+
+async def _foretell(question: Question, engine: Engine, watching: Watcher) -> None:
+    """Say what is to be expected, where it can be seen. What stands against it, the run tells."""
+    if question.resumes or question.setting.simulated or not watching.is_live:
+        return
+    with contextlib.suppress(Exception):
+        watching.expect(expectation(await engine.quote(question.request)))
+
+
+def _how_to_go_on(run_id: str) -> str:
+    return f"`{program()} ask --resume {store.short(run_id)}` goes on with it"
 
 
 def _report(
@@ -140,14 +194,15 @@ def _report(
     printed: bool,
 ) -> None:
     # The receipt first: a reader that closes the pipe must not cost it.
-    saved = keep(response, given["receipt_path"])
+    also = given["receipt_path"]
+    written = also is None or keep(response.receipt, also)
+    saved = store.is_kept(response.receipt.run_id)
     if not printed:
         _print(response, form, simulated=simulated, saved=saved)
     warn_of_shortfalls(response)
     if not given["quiet"]:
-        print_status(response, saved=saved)
-    unsaved = given["receipt_path"] is not None and not saved
-    if unsaved or (given["strict"] and shortfalls(response)):
+        print_status(response)
+    if not written or (given["strict"] and shortfalls(response)):
         sys.exit(FAILED)
 
 
@@ -157,7 +212,8 @@ def _print(response: OrchestratorResponse, form: Format, *, simulated: bool, sav
     except BrokenPipeError:
         raise
     except OSError as error:  # a full disk; what was paid for is not lost with it
-        where = f"; `orchestrator show {short(response.receipt.run_id)}` has it" if saved else ""
+        told = store.short(response.receipt.run_id)
+        where = f"; `orchestrator show {told}` has it" if saved else ""
         raise Failure(f"the answer cannot be written: {explain(error).message}{where}") from error
 
 
@@ -165,68 +221,3 @@ def _form(form: Format | None, *, as_json: bool) -> Format:
     if as_json and form not in (None, "json"):
         raise click.UsageError(f"--json and --format {form} contradict each other")
     return "json" if as_json else form or "text"
-
-
-def _request(given: dict[str, Any]) -> RequestConfig:
-    models: tuple[str, ...] = given["models"]
-    panel: str | None = given["panel"]
-    if len(models) == 1 and panel:
-        raise click.UsageError("give -m or --panel; several -m replace the members of --panel")
-    try:
-        return RequestConfig(
-            prompt=_prompt(given["prompt"], given["files"]),
-            system=given["system"],
-            model=models[0] if len(models) == 1 else panel,
-            members=models if len(models) > 1 else None,
-            pattern=given["pattern"],
-            synthesizer=given["synthesizer"],
-            response_format=_response_format(given["schema_path"]),
-            max_tokens=given["max_tokens"],
-            temperature=given["temperature"],
-            seed=given["seed"],
-            time_s=given["time_s"],
-        )
-    except ValidationError as error:
-        refuse(error)
-
-
-def _prompt(argument: str | None, files: tuple[Path, ...]) -> str:
-    """The prompt: the argument, then every file, then stdin if something is piped in."""
-    parts = [argument] if argument and argument.strip() not in ("", "-") else []
-    parts += [f"{path.name}:\n\n{_decode(path.read_bytes(), str(path))}" for path in files]
-    piped = "" if sys.stdin is None or sys.stdin.isatty() else _read_stdin()
-    parts += [piped] if piped.strip() else []
-    if not parts:
-        raise click.UsageError('no prompt; try: orchestrator ask "Why is the sky blue?"')
-    return "\n\n".join(parts)
-
-
-def _read_stdin() -> str:
-    with contextlib.suppress(OSError, ValueError):  # stdin may be no file, or not a waiting one
-        if not select.select([sys.stdin], [], [], NOTE_AFTER_S)[0]:
-            note("reading stdin until it ends; < /dev/null leaves it out.")
-    return _decode(sys.stdin.buffer.read(), "stdin")
-
-
-def _decode(content: bytes, source: str) -> str:
-    try:
-        return content.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise click.UsageError(f"{source} is not UTF-8 text (byte {error.start})") from error
-
-
-def _response_format(path: Path | None) -> dict[str, object] | None:
-    """OpenAI's `response_format` for a file that holds a JSON Schema, or is one already."""
-    if path is None:
-        return None
-    try:
-        schema = json.loads(path.read_bytes())
-    except ValueError as error:
-        raise click.BadParameter(f"{path} is not JSON: {error}", param_hint="--schema") from error
-    if not isinstance(schema, dict):
-        raise click.BadParameter(f"{path} holds no JSON object", param_hint="--schema")
-    if schema.get("type") in ("json_schema", "json_object"):
-        return schema
-    title = str(schema.get("title") or path.stem)
-    name = "".join(letter if letter.isalnum() else "_" for letter in title)[:64]
-    return {"type": "json_schema", "json_schema": {"name": name, "schema": schema}}

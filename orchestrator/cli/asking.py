@@ -1,16 +1,17 @@
-"""One run as the command line sees it: events to the watcher, the answer to stdout, a receipt."""
+"""One run as the command line sees it: events to the watcher, the answer to stdout."""
 
 import asyncio
-import dataclasses
 import sys
 import warnings
-from collections.abc import AsyncGenerator, Iterator
+from collections.abc import AsyncGenerator, Callable, Iterator, Mapping
 from contextlib import aclosing, contextmanager
 from pathlib import Path
 from typing import Protocol
 
 import click
 
+from orchestrator.breaker import BreakerState
+from orchestrator.budget import Quote
 from orchestrator.cli import store
 from orchestrator.cli.answers import AnswerStream
 from orchestrator.cli.failures import explain
@@ -19,44 +20,66 @@ from orchestrator.cli.notes import warn
 from orchestrator.cli.progress import closing_line, shortfalls, withdrawal
 from orchestrator.cli.text import program
 from orchestrator.config import RequestConfig
-from orchestrator.events import Event, RunFinished, TextDelta, TextReset
-from orchestrator.responses import OrchestratorResponse
+from orchestrator.events import Event, RunFailed, RunFinished, RunStarted, TextDelta, TextReset
+from orchestrator.responses import OrchestratorResponse, Receipt
 
 
 class Engine(Protocol):
-    """What a run needs of an orchestrator."""
+    """What the command line needs of an orchestrator."""
 
     def stream_request(self, request: RequestConfig) -> AsyncGenerator[Event, None]: ...
 
+    def resume_request(self, run_id: str) -> AsyncGenerator[Event, None]: ...
+
+    async def quote(self, request: RequestConfig) -> Quote: ...
+
+    def breakers(self) -> Mapping[str, BreakerState]: ...
+
 
 async def follow(
-    engine: Engine,
-    request: RequestConfig,
+    events: AsyncGenerator[Event, None],
     watcher: Watcher,
     *,
     stream: AnswerStream | None = None,
-    notes: tuple[str, ...] = (),
+    begun: Callable[[str], None] = lambda _: None,
 ) -> OrchestratorResponse:
-    """Run a request to its end and return the response.
+    """Follow a run to its end and return the response.
 
     Args:
-        engine: The orchestrator.
-        request: What to ask.
+        events: The run.
         watcher: Is shown every event.
         stream: Where to write the answer as it comes; None keeps it for the end.
-        notes: What the receipt is to say about the run besides what the engine knows.
+        begun: Is told the run's id as soon as it has one.
     """
     response: OrchestratorResponse | None = None
-    with _whole_lines(stream), watcher, _quiet_when_cancelled():
-        async with aclosing(engine.stream_request(request)) as events:
+    with _whole_lines(stream), watcher, _quiet_when_cancelled(), _naming_the_run() as failed:
+        async with aclosing(events):
             async for event in events:
                 watcher.show(event)
-                if isinstance(event, RunFinished):
-                    response = event.response
-                elif stream is not None:
-                    _pass_on(event, watcher, stream)
+                match event:
+                    case RunStarted():
+                        begun(event.run_id)
+                    case RunFailed():
+                        failed.append(event.receipt)
+                    case RunFinished():
+                        response = event.response
+                    case _ if stream is not None:
+                        _pass_on(event, watcher, stream)
     assert response is not None, "a run ends with RunFinished or with an error"
-    return annotate(response, notes) if notes else response
+    return response
+
+
+@contextmanager
+def _naming_the_run() -> Iterator[list[Receipt]]:
+    """Say with the error of a run where its receipt is. Whoever has that puts it into the list."""
+    failed: list[Receipt] = []
+    try:
+        yield failed
+    except Exception as error:
+        for receipt in failed:
+            if store.is_kept(receipt.run_id):
+                error.add_note(f"`{program()} show {store.short(receipt.run_id)}` explains it")
+        raise
 
 
 @contextmanager
@@ -92,19 +115,10 @@ def _pass_on(event: Event, watcher: Watcher, stream: AnswerStream) -> None:
             pass
 
 
-def annotate(response: OrchestratorResponse, notes: tuple[str, ...]) -> OrchestratorResponse:
-    """The same response, with more notes in its receipt."""
-    receipt = response.receipt
-    noted = dataclasses.replace(receipt, notes=(*notes, *receipt.notes))
-    return dataclasses.replace(response, receipt=noted)
-
-
-def keep(response: OrchestratorResponse, also: Path | None = None) -> bool:
-    """Save the receipt; a disk that refuses is said aloud and costs nobody the answer."""
+def keep(receipt: Receipt, path: Path) -> bool:
+    """Write a receipt to a file; a disk that refuses is said aloud and costs nobody the answer."""
     try:
-        store.save(response.receipt)
-        if also is not None:
-            store.write_private(also, response.receipt.to_json())
+        store.write_private(path, store.as_text(receipt).encode())
     except (OSError, ValueError) as error:
         warn(f"the receipt could not be saved: {explain(error).message}")
         return False
@@ -117,9 +131,11 @@ def warn_of_shortfalls(response: OrchestratorResponse) -> None:
         warn(line)
 
 
-def print_status(response: OrchestratorResponse, *, saved: bool) -> None:
+def print_status(response: OrchestratorResponse) -> None:
     """The last line of a run, on stderr; on a terminal it stands apart from the answer."""
     if sys.stdout.isatty() and sys.stderr.isatty():
         click.echo(err=True)
-    then = f"{program()} show {store.short(response.receipt.run_id)}"
-    click.echo(f"{closing_line(response)} · {then if saved else 'receipt not saved'}", err=True)
+    run_id = response.receipt.run_id
+    then = f"{program()} show {store.short(run_id)}"
+    then = then if store.is_kept(run_id) else "receipt not saved"
+    click.echo(f"{closing_line(response)} · {then}", err=True)

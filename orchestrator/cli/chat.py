@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import sys
 from collections.abc import Iterator
+from decimal import Decimal
 from pathlib import Path
 
 import click
@@ -11,12 +12,13 @@ import click
 from adapters import ProviderError
 from orchestrator.cli import naming, options
 from orchestrator.cli.answers import AnswerStream, print_answer
-from orchestrator.cli.asking import Engine, follow, keep, print_status, warn_of_shortfalls
+from orchestrator.cli.asking import Engine, follow, print_status, warn_of_shortfalls
 from orchestrator.cli.conversation import SLASHED, Conversation, Names, Step, obey
 from orchestrator.cli.failures import FAILED, explain
 from orchestrator.cli.live import watcher
 from orchestrator.cli.notes import note
 from orchestrator.cli.prompting import ReadLine, open_lines
+from orchestrator.cli.requesting import max_cost_option
 from orchestrator.cli.setting import Setting, choose, open_engine
 from orchestrator.cli.text import neutralise
 from orchestrator.errors import OrchestratorError, UnknownModel
@@ -26,7 +28,7 @@ EPILOG = """\b
 Examples:
   orchestrator chat
   orchestrator chat -m gpt
-  orchestrator chat --panel council --pattern debate
+  orchestrator chat --panel council --pattern debate --max-cost 0.10
   printf 'Hello\\nAnd in French?\\n' | orchestrator chat -m gpt
 
 \b
@@ -42,6 +44,7 @@ Ctrl-C or Ctrl-D leaves. A line that ends in a backslash goes on in the next one
 @click.option(
     "-s", "--system", metavar="TEXT", help="Instructions that every model is given first."
 )
+@max_cost_option
 @options.quiet_option
 @options.simulate_option
 @options.config_option
@@ -50,15 +53,16 @@ def command(
     panel: str | None,
     pattern: str | None,
     system: str | None,
+    max_cost_usd: Decimal | None,
     quiet: bool,
     simulate: bool,
     config_path: Path | None,
 ) -> None:
     """Talk with a panel (or one model) turn by turn.
 
-    Every turn is a run of its own, with a receipt; the conversation so far goes with it. Slash
-    commands change the model or the pattern on the way. Answers go to stdout; where stdin is no
-    terminal, every line of it is a turn.
+    Every turn is a run of its own, with a receipt and a budget; the conversation so far goes with
+    it. Slash commands change the model or the pattern on the way. Answers go to stdout; where
+    stdin is no terminal, every line of it is a turn.
     """
     if model and panel:
         raise click.UsageError("give -m or --panel, not both")
@@ -68,7 +72,9 @@ def command(
         models=naming.model_names(setting.config),
         patterns=naming.pattern_names(setting.config),
     )
-    conversation = Conversation(model=model or panel, pattern=pattern, system=system)
+    conversation = Conversation(
+        model=model or panel, pattern=pattern, system=system, max_cost_usd=max_cost_usd
+    )
     if objection := names.objection(conversation):
         raise UnknownModel(objection)
     if setting.note:
@@ -76,7 +82,7 @@ def command(
     if sys.stdin.isatty():
         click.echo("/help lists the commands, Ctrl-D leaves.", err=True)
     words = [*SLASHED, *names.models, *names.patterns]
-    with open_lines(words) as read_line, _running_engine(setting, quiet=quiet) as (runner, engine):
+    with open_lines(words) as read_line, _running_engine(setting) as (runner, engine):
         chat = Chat(runner, engine, setting, names, quiet=quiet)
         failed = chat.talk(conversation, read_line)
     if failed and not sys.stdin.isatty():
@@ -84,10 +90,10 @@ def command(
 
 
 @contextlib.contextmanager
-def _running_engine(setting: Setting, *, quiet: bool) -> Iterator[tuple[asyncio.Runner, Engine]]:
+def _running_engine(setting: Setting) -> Iterator[tuple[asyncio.Runner, Engine]]:
     """An engine on a loop that lives as long as the conversation and runs during turns only."""
     with asyncio.Runner() as runner:
-        opening = open_engine(setting, quiet=quiet)
+        opening = open_engine(setting)
         engine = runner.run(opening.__aenter__())
         try:
             yield runner, engine
@@ -142,22 +148,16 @@ class Chat:
         except (OrchestratorError, ProviderError, OSError) as error:
             click.echo(f"Error: {explain(error).message}", err=True)
             return None
-        saved = keep(response)
         warn_of_shortfalls(response)
         if not self._quiet:
-            print_status(response, saved=saved)
+            print_status(response)
         return conversation.after(prompt, response.content)
 
     async def _answer(self, conversation: Conversation, prompt: str) -> OrchestratorResponse:
         stream = AnswerStream() if sys.stdout.isatty() else None
         fitted = self._setting.fit(conversation.request(prompt))
-        response = await follow(
-            self._engine,
-            fitted.request,
-            watcher(quiet=self._quiet),
-            stream=stream,
-            notes=fitted.notes,
-        )
+        events = self._engine.stream_request(fitted.request)
+        response = await follow(events, watcher(quiet=self._quiet), stream=stream)
         if stream is None:
             print_answer(response, "text", simulated=self._setting.simulated)
         return response

@@ -7,6 +7,7 @@ from typing import Any
 
 import click
 
+from adapters.prices import price_of
 from orchestrator.cli import naming, options
 from orchestrator.cli.failures import FAILED, USAGE
 from orchestrator.cli.keys import key_of
@@ -14,6 +15,7 @@ from orchestrator.cli.models import price_line
 from orchestrator.cli.text import count, one_line
 from orchestrator.config import OrchestratorConfig, find_config, load_config, warnings
 from orchestrator.errors import ConfigError, PatternError
+from orchestrator.quoting import worst_cases
 
 EPILOG = """\b
 Examples:
@@ -61,6 +63,7 @@ def command(file: Path | None, strict: bool, as_json: bool, config_path: Path | 
 
 def report(config: OrchestratorConfig) -> dict[str, Any]:
     """What is to be known about a configuration that can be used."""
+    patterns = naming.library(config)
     rows = []
     for name, model in config.models.items():
         key = key_of(model, deployment=name)
@@ -69,16 +72,16 @@ def report(config: OrchestratorConfig) -> dict[str, Any]:
                 "name": name,
                 "key": key.line,
                 "key_present": key.present,
-                "price": price_line(model) if model.price else "from litellm's table at run time",
-                "price_known": model.price is not None,
+                "price": price_line(model),
+                "price_known": price_of(model) is not None,
             }
         )
     return {
         "models": rows,
         "routes": list(config.routes),
         "panels": list(config.panels),
-        "patterns": list(naming.library(config)),
-        "warnings": list(warnings(config)),
+        "patterns": list(patterns),
+        "warnings": [*warnings(config), *worst_cases(config, patterns)],
     }
 
 

@@ -3,6 +3,7 @@
 import dataclasses
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from decimal import Decimal
 from typing import Any
 
 from orchestrator.cli.text import did_you_mean, one_line
@@ -26,6 +27,7 @@ class Conversation:
     model: str | None = None
     pattern: str | None = None
     system: str | None = None
+    max_cost_usd: Decimal | None = None  # of every answer
     turns: tuple[Turn, ...] = ()
 
     def request(self, prompt: str) -> RequestConfig:
@@ -36,7 +38,11 @@ class Conversation:
             messages.append({"role": "assistant", "content": turn.answer})
         messages.append({"role": "user", "content": prompt})
         return RequestConfig(
-            messages=tuple(messages), system=self.system, model=self.model, pattern=self.pattern
+            messages=tuple(messages),
+            system=self.system,
+            model=self.model,
+            pattern=self.pattern,
+            max_cost_usd=self.max_cost_usd,
         )
 
     def after(self, prompt: str, answer: str) -> "Conversation":

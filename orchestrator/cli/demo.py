@@ -11,12 +11,13 @@ from rich.text import Text
 
 from orchestrator.cli import options
 from orchestrator.cli.answers import as_object, first_drafts
-from orchestrator.cli.asking import follow, keep, warn_of_shortfalls
+from orchestrator.cli.asking import follow, warn_of_shortfalls
 from orchestrator.cli.explain import AttemptsTable, print_page, safe
 from orchestrator.cli.fitting import Fitted
 from orchestrator.cli.live import watcher
-from orchestrator.cli.progress import closing_line
+from orchestrator.cli.progress import closing_line, cost
 from orchestrator.cli.setting import Setting, open_engine, packaged
+from orchestrator.cli.store import is_kept
 from orchestrator.cli.text import program
 from orchestrator.config import RequestConfig, load_config
 from orchestrator.responses import OrchestratorResponse
@@ -50,25 +51,25 @@ def command(prompt: str, pattern: str | None, as_json: bool, quiet: bool) -> Non
     request = RequestConfig(prompt=prompt, model=PANEL, pattern=pattern, seed=SEED)
     fitted = setting.fit(request)
     response = asyncio.run(_run(setting, fitted, quiet=quiet))
-    saved = keep(response)
     if as_json:
         click.echo(json.dumps(as_object(response, simulated=True), indent=2))
     else:
-        print_page(screen(response, saved=saved))
+        print_page(screen(response))
     warn_of_shortfalls(response)
 
 
 async def _run(setting: Setting, fitted: Fitted, *, quiet: bool) -> OrchestratorResponse:
-    async with open_engine(setting, quiet=quiet) as engine:
-        return await follow(engine, fitted.request, watcher(quiet=quiet), notes=fitted.notes)
+    async with open_engine(setting) as engine:
+        return await follow(engine.stream_request(fitted.request), watcher(quiet=quiet))
 
 
-def screen(response: OrchestratorResponse, *, saved: bool) -> RenderableType:
+def screen(response: OrchestratorResponse) -> RenderableType:
     """What the demo leaves on the screen."""
     receipt = response.receipt
     this = program()
     then = [
-        ("call by call", f"{this} show" if saved else ""),
+        ("call by call", f"{this} show" if is_kept(receipt.run_id) else ""),
+        ("what it would cost", f'{this} plan "..."'),
         ("your question", f'{this} ask "..." --simulate'),
         ("real models", f'OPENAI_API_KEY=... {this} ask "..." -m gpt'),
     ]
@@ -85,7 +86,7 @@ def screen(response: OrchestratorResponse, *, saved: bool) -> RenderableType:
         Text(closing_line(response), style="bold"),
         Text(
             "The models were simulated, so the words mean nothing; adapters, protocols and "
-            "pattern are the real ones.",
+            f"pattern are the real ones. Of real models it would have cost {cost(receipt)}.",
             style="dim",
         ),
         "",

@@ -1,7 +1,7 @@
 """A receipt told to people: who was asked, what each said, how it was decided, what it took."""
 
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
@@ -15,8 +15,12 @@ from rich.rule import Rule
 from rich.table import Column, Table
 from rich.text import Text
 
-from orchestrator.cli.answers import outcome
+from orchestrator.amounts import usd
+from orchestrator.cli.answers import call_cost, outcome
+from orchestrator.cli.progress import SIMULATED, SOURCES, cost, spent
 from orchestrator.cli.text import bar, count, neutralise, one_line, seconds
+from orchestrator.journal import PaidCall, Record
+from orchestrator.prompts import conversation, question_text
 from orchestrator.responses import AttemptRecord, Receipt, StageRecord
 
 BAR_WIDTH = 24
@@ -24,7 +28,15 @@ BAR_WIDTH_MIN = 6  # less than that shows nothing
 ELASTIC_WIDTH_MIN = 16  # of a column that may be cut or wrapped
 UNBOUNDED = 10_000  # columns
 FILE_WIDTH = 100  # columns where stdout is no terminal
-STATUS_STYLES = {"complete": "green", "degraded": "yellow", "partial": "yellow"}
+UNFINISHED, UNDER_WAY = "unfinished", "under way"  # of a run that has no receipt yet
+STATUS_STYLES = {
+    "complete": "green",
+    "degraded": "yellow",
+    "partial": "yellow",
+    "failed": "red",
+    UNFINISHED: "yellow",
+    UNDER_WAY: "cyan",
+}
 OUTCOME_STYLES = {"ok": "green", "not usable": "yellow"}
 
 
@@ -38,14 +50,52 @@ def receipt_view(receipt: Receipt, *, drafts: bool) -> RenderableType:
         parts += [Padding(line, (0, 0, 0, 2)) for line in _decision(stage)]
         if drafts:
             parts += [_draft(attempt) for attempt in stage.attempts if attempt.text]
-    parts += ["", Rule("answer", align="left", style="dim"), safe(receipt.content.strip()), ""]
+    if receipt.status != "failed" or receipt.content:
+        parts += ["", Rule("answer", align="left", style="dim"), safe(receipt.content.strip()), ""]
     parts += [Text(f"Note: {one_line(note, 400)}", style="dim") for note in receipt.notes]
     return Group(*parts)
 
 
+def unfinished_view(record: Record, status: str, *, drafts: bool) -> RenderableType:
+    """A run that has not ended: what was asked, and the calls it has paid for."""
+    opening, request = record.opening, record.opening.request
+    rows = {
+        "run": opening.run_id,
+        "when": when_utc(opening.started_at, "seconds"),
+        "question": one_line(question_text(conversation(request)), 300),
+        "asked": request.model or ", ".join(request.members or ()) or "the default",
+        "pattern": request.pattern or "",
+        "seed": f"{opening.seed} · configuration {opening.config_hash[:12]}",
+    }
+    parts: list[RenderableType] = [_head_table(rows, status), ""]
+    if record.calls:
+        parts.append(Listing(_paid_table(record.calls)))
+    else:
+        parts.append(Text("no call has been paid for yet", style="dim"))
+    if drafts:
+        parts += [_text_of(call.deployment, call.completion.text) for call in record.calls]
+    return Group(*parts)
+
+
+def _paid_table(calls: Sequence[PaidCall]) -> Table:
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="dim")
+    table.add_column("paid for", no_wrap=True)
+    table.add_column("model", no_wrap=True)
+    for name in ("tokens", "cost"):
+        table.add_column(name, justify="right", no_wrap=True)
+    for call in calls:
+        table.add_row(
+            one_line(call.deployment, 60),
+            one_line(call.completion.model, 60),
+            f"{call.completion.usage.total_tokens:,}",
+            "?" if call.cost_nanousd is None else usd(call.cost_nanousd),
+        )
+    return table
+
+
 @dataclass(frozen=True, slots=True)
 class AttemptsTable:
-    """One row a call: who, which model, what came of it, tokens, and when, drawn to scale.
+    """One row a call: who, which model, what came of it, tokens, money, and when, drawn to scale.
 
     The drawing takes the room that is left: where there is little, the words come first.
     """
@@ -116,6 +166,7 @@ def _attempts_table(attempts: tuple[AttemptRecord, ...], run_s: float, bar_width
     table.add_column("provider/model", no_wrap=True)
     table.add_column("result", no_wrap=True)
     table.add_column("tokens", justify="right", no_wrap=True)
+    table.add_column("cost", justify="right", no_wrap=True)
     table.add_column("time", justify="right", no_wrap=True)
     if drawn:
         table.add_column("", no_wrap=True, width=bar_width)
@@ -126,8 +177,9 @@ def _attempts_table(attempts: tuple[AttemptRecord, ...], run_s: float, bar_width
         row: list[RenderableType] = [
             one_line(attempt.member + label + role, 60),
             one_line(f"{attempt.provider}/{attempt.model}", 60),
-            Text(result, style=OUTCOME_STYLES.get(result, "red")),
+            Text(" · ".join((result, *marks(attempt))), style=OUTCOME_STYLES.get(result, "red")),
             f"{attempt.usage.total_tokens:,}" + ("~" if attempt.usage.estimated else ""),
+            call_cost(attempt),
             seconds(attempt.elapsed_s),
         ]
         if drawn:
@@ -135,6 +187,16 @@ def _attempts_table(attempts: tuple[AttemptRecord, ...], run_s: float, bar_width
             row.append(Text(when, style="cyan"))
         table.add_row(*row)
     return table
+
+
+def marks(attempt: AttemptRecord) -> Iterator[str]:
+    """What else is to be known of a call, in a word or two each."""
+    if attempt.source != "call":
+        yield SOURCES[attempt.source]
+    if attempt.continues:
+        yield "continued"
+    if attempt.over_bound:
+        yield "over its bound"
 
 
 def print_page(*parts: RenderableType) -> None:
@@ -161,6 +223,11 @@ def safe(text: str) -> Text:
 
 def _head(receipt: Receipt) -> RenderableType:
     usage = receipt.usage
+    spending = spent(receipt)
+    if SIMULATED in receipt.notes:
+        spending += f"; of real models it would be {cost(receipt)}"
+    if receipt.unpriced:
+        spending += f" (price not known: {', '.join(receipt.unpriced)})"
     rows = {
         "run": receipt.run_id,
         "when": when_utc(receipt.started_at, "seconds"),
@@ -170,17 +237,24 @@ def _head(receipt: Receipt) -> RenderableType:
         "took": f"{seconds(receipt.elapsed_s)}, {count(receipt.calls, 'call')}, "
         f"{count(usage.total_tokens, 'token')} ({usage.prompt_tokens:,} in, "
         f"{usage.completion_tokens:,} out{', partly estimated' if usage.estimated else ''})",
+        "cost": spending,
+        "budget": "; ".join(receipt.shrunk),
+        "for": " · ".join((*filter(None, [receipt.tenant]), *receipt.tags)),
         "seed": f"{receipt.seed} · configuration {receipt.config_hash[:12]}",
         "missing": ", ".join(receipt.missing),
     }
+    return _head_table(rows, receipt.status, receipt.causes)
+
+
+def _head_table(rows: Mapping[str, str], status: str, causes: Sequence[str] = ()) -> Table:
     table = Table.grid(padding=(0, 2))
     table.add_column(style="dim", no_wrap=True)
     table.add_column(overflow="fold")
     for name, value in rows.items():
         if value:
             table.add_row(name, safe(value))
-    table.add_row("status", Text(receipt.status, style=STATUS_STYLES[receipt.status]))
-    for cause in receipt.causes:
+    table.add_row("status", Text(status, style=STATUS_STYLES[status]))
+    for cause in causes:
         table.add_row("cause", safe(one_line(cause, 400)))
     return table
 
@@ -252,5 +326,9 @@ def _by_size(item: tuple[str, Any]) -> tuple[float, str]:
 
 def _draft(attempt: AttemptRecord) -> RenderableType:
     role = f" as {attempt.role}" if attempt.role else ""
-    title = Text(one_line(f"{attempt.member}{role}", 60), style="cyan")
-    return Padding(Group(title, safe(attempt.text.strip())), (1, 0, 0, 2))
+    return _text_of(f"{attempt.member}{role}", attempt.text)
+
+
+def _text_of(whose: str, text: str) -> RenderableType:
+    title = Text(one_line(whose, 60), style="cyan")
+    return Padding(Group(title, safe(text.strip())), (1, 0, 0, 2))

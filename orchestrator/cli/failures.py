@@ -12,7 +12,7 @@ from orchestrator import errors
 from orchestrator.cli.notes import wrapped
 from orchestrator.cli.text import neutralise
 
-FAILED, USAGE, INTERRUPTED = 1, 2, 130
+FAILED, USAGE, BUDGET, INTERRUPTED = 1, 2, 3, 130
 
 # The first row that fits gives the next step; a message that already says it has none.
 NEXT_STEPS: tuple[tuple[type[Exception], str], ...] = (
@@ -21,10 +21,20 @@ NEXT_STEPS: tuple[tuple[type[Exception], str], ...] = (
     (provider_errors.ContextWindowExceeded, "shorten the prompt or lower --max-tokens"),
     (provider_errors.QuotaExhausted, "top up the account, or choose another model with -m"),
     (provider_errors.ConnectionFailed, "check the network and api_base"),
-    (errors.DeadlineExceeded, "on the command line that is --time; -m chooses faster models"),
+    (errors.DeadlineExceeded, "on the command line that is --max-time; -m chooses faster models"),
+    (errors.UnknownPrice, ""),
+    (
+        errors.BudgetExceeded,
+        "`orchestrator plan` shows what a run needs, `orchestrator usage` what is spent",
+    ),
+    (errors.BreakerOpen, "`orchestrator models` shows why; -m chooses another model"),
+    (errors.RateExceeded, "--max-time allows a longer wait; -m chooses another model"),
+    (errors.LedgerError, "ledger.url in the configuration says where it is"),
+    (errors.CacheError, "cache.folder in the configuration chooses another folder"),
     (MissingVariable, "set it, or run with --simulate"),
 )
 WITHOUT_KEYS = "`orchestrator check` shows the keys; --simulate runs without any"
+ANOTHER_FOLDER = "ORCHESTRATOR_HOME names another folder for them"
 USAGE_ERRORS = (
     errors.ConfigError,
     errors.PatternError,
@@ -52,6 +62,12 @@ class Misuse(Failure):
     exit_code = USAGE
 
 
+class Unaffordable(Failure):
+    """The same for what does not fit into a budget: exit code 3."""
+
+    exit_code = BUDGET
+
+
 def explain(error: Exception) -> Failure:
     """The failure to show for any error that reaches the edge; a bug of ours is called one."""
     if isinstance(error, (errors.ConfigError, errors.PatternError)) and error.problems:
@@ -60,8 +76,7 @@ def explain(error: Exception) -> Failure:
     if isinstance(
         error, (errors.OrchestratorError, provider_errors.ProviderError, MissingVariable)
     ):
-        kind = Misuse if isinstance(error, USAGE_ERRORS) else Failure
-        return kind(_with_next_step(error))
+        return _kind(error)(_with_next_step(error))
     if isinstance(error, OSError) and error.filename is not None:
         return Misuse(f"{error.filename}: {(error.strerror or 'cannot be used').lower()}")
     if isinstance(error, OSError):
@@ -70,6 +85,12 @@ def explain(error: Exception) -> Failure:
         f"unexpected {type(error).__name__}: {error}. This is a fault in orchestrator itself; "
         "run again with ORCHESTRATOR_DEBUG=1 to see where"
     )
+
+
+def _kind(error: Exception) -> type[Failure]:
+    if isinstance(error, errors.BudgetExceeded):
+        return Unaffordable
+    return Misuse if isinstance(error, USAGE_ERRORS) else Failure
 
 
 def refuse(error: ValidationError) -> NoReturn:
@@ -96,4 +117,7 @@ def _with_next_step(error: Exception) -> str:
     step = next((step for kind, step in NEXT_STEPS if isinstance(error, kind)), "")
     if isinstance(error, (errors.QuorumNotMet, errors.NoDeploymentLeft)) and _names_a_key(message):
         step = WITHOUT_KEYS
-    return f"{message.rstrip('.')}; {step}" if step else message
+    if isinstance(error, errors.JournalError) and "cannot be written" in message:
+        step = ANOTHER_FOLDER
+    said = (*filter(None, [step]), *getattr(error, "__notes__", ()))
+    return "; ".join((message.rstrip("."), *said)) if said else message

@@ -10,7 +10,7 @@ from orchestrator.resolve import resolve
 
 @dataclass(frozen=True, slots=True)
 class Fitted:
-    """A request for those who can answer. `notes` is what the user and the receipt are told."""
+    """A request for those who can answer. `notes` is what the user is told; the receipt has it."""
 
     request: RequestConfig
     notes: tuple[str, ...] = ()

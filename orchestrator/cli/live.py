@@ -1,7 +1,5 @@
 """Where progress is shown: a live board on a terminal, plain lines elsewhere, nothing if quiet."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from types import TracebackType
 from typing import Protocol, Self
 
@@ -12,7 +10,7 @@ from rich.spinner import Spinner
 from rich.table import Table
 from rich.text import Text
 
-from orchestrator.cli.progress import Board, Call, Stage, log_line
+from orchestrator.cli.progress import LOADING, Board, Call, Stage, log_line
 from orchestrator.cli.text import count, neutralise, one_line, seconds
 from orchestrator.events import Event
 
@@ -38,9 +36,18 @@ class Watcher(Protocol):
     def make_room(self) -> None:
         """The answer is about to be written on the same screen: leave what stands, draw no more."""
 
+    @property
+    def is_live(self) -> bool:
+        """Whether somebody is looking on."""
+
+    def expect(self, what: str) -> None:
+        """The run is expected to come to so much."""
+
 
 class Silent:
     """Shows nothing."""
+
+    is_live = False
 
     def __enter__(self) -> Self:
         return self
@@ -54,6 +61,9 @@ class Silent:
     def make_room(self) -> None:
         return None
 
+    def expect(self, what: str) -> None:
+        return None
+
 
 class LogLines(Silent):
     """One line on stderr for what is worth a line, as it happens.
@@ -65,18 +75,24 @@ class LogLines(Silent):
     def __init__(self, *, on_screen: bool = False) -> None:
         self._on_screen = on_screen
         self._is_answering = False
+        self._told_of_loading = False
 
     def make_room(self) -> None:
         self._is_answering = self._on_screen
 
     def show(self, event: Event) -> None:
         line = None if self._is_answering else log_line(event)
+        if line == LOADING:  # every member waits for it, and one line is enough
+            line = None if self._told_of_loading else line
+            self._told_of_loading = True
         if line is not None:
             click.echo(neutralise(line, terminal=True), err=True)
 
 
 class LiveBoard(Silent):
     """The board of a run, redrawn in place on stderr."""
+
+    is_live = True
 
     def __init__(self, console: Console) -> None:
         self._board = Board()
@@ -101,6 +117,9 @@ class LiveBoard(Silent):
     def show(self, event: Event) -> None:
         self._board.apply(event)
 
+    def expect(self, what: str) -> None:
+        self._board.expected = what
+
     def make_room(self) -> None:
         self._is_last = True
         self._live.stop()  # draws once more
@@ -119,19 +138,6 @@ def watcher(*, quiet: bool) -> Watcher:
     return LogLines(on_screen=console.is_terminal)
 
 
-@contextmanager
-def loading(*, quiet: bool) -> Iterator[None]:
-    """Say that the engine is being loaded: it takes seconds in which nothing else is said."""
-    console = stderr_console()
-    if console.is_terminal and not quiet:
-        with console.status("Loading the engine ..."):
-            yield
-        return
-    if not quiet:
-        click.echo("loading the engine (litellm takes some seconds)", err=True)
-    yield
-
-
 def stderr_console() -> Console:
     """A console for everything that is not the answer."""
     return Console(stderr=True, highlight=False, markup=False, emoji=False)
@@ -143,7 +149,11 @@ def draw(board: Board, spinner: Spinner | None) -> RenderableType:
     Without a spinner it is the last picture, to be left above the answer: nothing in it waits.
     Called from the drawing thread while events arrive in another, hence the copies.
     """
-    lines: list[RenderableType] = [Text(one_line(board.title, 200), style="bold")]
+    title = Text(one_line(board.title, 200), style="bold")
+    if board.title and board.expected:
+        title.append(f" · {board.expected}", style="dim")
+    lines: list[RenderableType] = [title]
+    lines += [Text(one_line(f"! {step}", 200), style="yellow") for step in tuple(board.shrunk)]
     for stage in tuple(board.stages):
         lines.append(_stage_row(stage, spinner))
         if spinner is not None and not stage.status:
@@ -170,10 +180,10 @@ def _stage_row(stage: Stage, spinner: Spinner | None) -> RenderableType:
 
 def _call_row(call: Call, spinner: Spinner) -> RenderableType:
     if call.state == "waiting":
-        return _row(2, Text("·", style="dim"), call.member, "", "")
+        return _row(2, Text("·", style="dim"), call.member, call.message, "")
     if call.state == "asked":
         said = count(call.characters, "character") if call.characters else "waiting"
-        return _row(2, spinner, call.member, said, "")
+        return _row(2, spinner, call.member, call.message or said, "")
     said = one_line(call.message, 120) or count(call.tokens, "token")
     return _row(2, Text(*MARKS[call.state]), call.member, said, seconds(call.elapsed_s))
 

@@ -8,25 +8,27 @@ import os
 import sys
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NoReturn
 
 import click
 
-from adapters import preload
-from orchestrator.cli import naming
+from adapters import is_loading
+from orchestrator.cli import naming, store
 from orchestrator.cli.asking import Engine
+from orchestrator.cli.breakers import Reporting
 from orchestrator.cli.failures import INTERRUPTED
 from orchestrator.cli.fitting import Fitted, fit
 from orchestrator.cli.keys import key_of
-from orchestrator.cli.live import loading
+from orchestrator.cli.progress import SIMULATED
 from orchestrator.config import (
     OrchestratorConfig,
     RequestConfig,
     find_config,
     load_config,
     packaged_configs,
+    with_state,
 )
 from orchestrator.enhanced import EnhancedOrchestrator
 from orchestrator.resolve import resolve
@@ -36,7 +38,6 @@ NO_KEYS = (
     "no provider key is set, so the embedded simulator answers: its words are made up. "
     "Set one (`orchestrator models` names the variables) to ask real models."
 )
-SIMULATED = "simulated: every word comes from the embedded simulator, none from a real model"
 ASKED_FOR = "the embedded simulator answers: its words are made up."
 LATENCY_S = (0.2, 0.8)  # long enough to be watched, short enough to be waited for
 
@@ -60,8 +61,11 @@ class Setting:
         if target.pattern:
             patterns[target.pattern]  # reads and checks its file
         if self.simulated:
-            return Fitted(request, (SIMULATED,))
-        return fit(request, self.config, patterns, _keyless(self.config))
+            fitted = Fitted(request, (SIMULATED,))
+        else:
+            fitted = fit(request, self.config, patterns, _keyless(self.config))
+        noted = fitted.request.model_copy(update={"notes": fitted.notes})
+        return replace(fitted, request=noted)
 
 
 def choose(explicit: Path | None, *, simulate: bool) -> Setting:
@@ -98,29 +102,36 @@ def _keyless(config: OrchestratorConfig) -> frozenset[str]:
 
 
 @asynccontextmanager
-async def open_engine(setting: Setting, *, quiet: bool = False) -> AsyncIterator[Engine]:
-    """The orchestrator for a setting, and the simulator below it if there is one."""
+async def open_engine(setting: Setting) -> AsyncIterator[Engine]:
+    """The orchestrator for a setting, and the simulator below it if there is one.
+
+    What is simulated costs nothing and answers nobody, so it is neither counted nor cached.
+    """
     async with AsyncExitStack() as stack:
-        config = setting.config
         if setting.simulated:
             simulator = await stack.enter_async_context(Simulator())
-            config = simulated(config, simulator, spread_s=LATENCY_S)
-        yield await stack.enter_async_context(make_orchestrator(config, quiet=quiet))
+            config = simulated(setting.config, simulator, spread_s=LATENCY_S)
+            config = config.model_copy(update={"ledger": None, "cache": None})
+            yield await stack.enter_async_context(make_orchestrator(config))
+        else:
+            config = with_state(setting.config)
+            engine = await stack.enter_async_context(make_orchestrator(config))
+            yield stack.enter_context(Reporting(engine, setting.path))
 
 
 @asynccontextmanager
-async def make_orchestrator(config: OrchestratorConfig, *, quiet: bool) -> AsyncIterator[Engine]:
+async def make_orchestrator(config: OrchestratorConfig) -> AsyncIterator[Engine]:
     """The one place where the command line gets its orchestrator from."""
-    async with EnhancedOrchestrator(config) as orchestrator:
+    async with EnhancedOrchestrator(config, journal=store.journal()) as orchestrator:
         # At the end Python searches litellm's modules for garbage, for a second or two. Nobody
         # needs that of a process that ends; frozen, they are passed over.
         atexit.register(gc.freeze)
         try:
-            with loading(quiet=quiet):
-                await preload()  # now: its seconds are not to count as the first run's
+            yield orchestrator
         except asyncio.CancelledError:
-            _leave_at_once()
-        yield orchestrator
+            if is_loading():
+                _leave_at_once()
+            raise
 
 
 def _leave_at_once() -> NoReturn:
@@ -129,4 +140,4 @@ def _leave_at_once() -> NoReturn:
     for stream in (sys.stdout, sys.stderr):
         with contextlib.suppress(OSError, ValueError):
             stream.flush()
-    os._exit(INTERRUPTED)  # nothing has been asked yet, so nothing is left to be put in order
+    os._exit(INTERRUPTED)  # no call has been made yet, so nothing is left to be put in order

@@ -1,27 +1,34 @@
 """What the tests of the command line share: a caller, hand-made runs, an engine to replay them."""
 
+import contextlib
 import dataclasses
-from collections.abc import AsyncGenerator, Callable, Sequence
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Self
 
 import pytest
 from click.testing import CliRunner, Result
 
-from adapters import Usage
+from adapters import Completion, Usage
+from orchestrator.amounts import Amount
+from orchestrator.breaker import BreakerState
+from orchestrator.budget import Estimate, Plan, Quote
 from orchestrator.cli import main
+from orchestrator.config import RequestConfig, runs_folder
 from orchestrator.events import (
     AttemptFailed,
     AttemptFinished,
     AttemptProgress,
     AttemptStarted,
     Event,
+    RunFailed,
     RunFinished,
     RunStarted,
     StageFinished,
     StageStarted,
     TextDelta,
 )
+from orchestrator.journal import Journal, Opening, PaidCall, RunJournal
 from orchestrator.responses import (
     AttemptRecord,
     MemberResponse,
@@ -57,6 +64,7 @@ def make_attempt(member: str = "gpt", **changes: Any) -> AttemptRecord:
             usable=True,
             usage=USAGE,
             elapsed_s=0.4,
+            cost_nanousd=4_100_000,
             text=f"draft of {member}",
         ),
         **changes,
@@ -108,6 +116,7 @@ def make_receipt(**changes: Any) -> Receipt:
         usage=USAGE + USAGE,
         stages=(answer, write),
         content="Because of Rayleigh scattering.",
+        cost_nanousd=12_300_000,
     )
     return dataclasses.replace(receipt, **changes)
 
@@ -194,13 +203,65 @@ def make_events(response: OrchestratorResponse | None = None) -> list[Event]:
     ]
 
 
-class Replay:
-    """An orchestrator that replays written-down events and remembers what it was asked."""
+def make_quote() -> Quote:
+    """Two calls that were expected to cost a cent and to take a second."""
+    amount = Amount(money_nanousd=10_000_000, tokens=100, calls=2)
+    estimate = Estimate(amount=amount, elapsed_s=1.0)
+    plan = Plan(members=("gpt",))
+    return Quote(
+        model="council",
+        pattern="compare",
+        plan=plan,
+        expected=estimate,
+        full=estimate,
+        worst=estimate,
+        stages=(),
+    )
 
-    def __init__(self, events: Sequence[Event | Exception]) -> None:
+
+def make_call(text: str = "An answer.") -> PaidCall:
+    completion = Completion(text=text, finish_reason="stop", model="gpt-5-mini", usage=USAGE)
+    return PaidCall(key=text, deployment="gpt", completion=completion, cost_nanousd=4_100_000)
+
+
+def make_kept(
+    receipt: Receipt | None = None, *calls: PaidCall, ended: bool = True, **changes: Any
+) -> Path:
+    """Write down a run as the engine does, or one that was interrupted."""
+    receipt = receipt or make_receipt()
+    opening = Opening(
+        run_id=receipt.run_id,
+        started_at=receipt.started_at,
+        seed=receipt.seed,
+        nonce="00" * 16,
+        config_hash=receipt.config_hash,
+        request=RequestConfig(prompt=receipt.prompt, model=receipt.model, **changes),
+    )
+    run = Journal(runs_folder()).begin(opening)
+    for call in calls:
+        run.append(call)
+    run.close(receipt if ended else None)
+    return run.path
+
+
+class Replay:
+    """An orchestrator that replays written-down events and remembers what it was asked.
+
+    Like a real one it writes the run down: where it begins, and its receipt where it ends.
+    """
+
+    def __init__(
+        self,
+        events: Sequence[Event | Exception],
+        *,
+        breakers: Mapping[str, BreakerState] | None = None,
+    ) -> None:
         self.events = events
         self.requests: list[Any] = []
+        self.resumed: list[str] = []
         self.closed = False
+        self._breakers = breakers or {}
+        self._journal: RunJournal | None = None
 
     async def __aenter__(self) -> Self:
         return self
@@ -210,10 +271,56 @@ class Replay:
 
     async def stream_request(self, request: Any) -> AsyncGenerator[Event, None]:
         self.requests.append(request)
-        for event in self.events:
-            if isinstance(event, Exception):
-                raise event
+        async for event in self.replay():
             yield event
+
+    async def resume_request(self, run_id: str) -> AsyncGenerator[Event, None]:
+        self.resumed.append(run_id)
+        async for event in self.replay():
+            yield event
+
+    async def quote(self, request: Any) -> Quote:
+        return make_quote()
+
+    def breakers(self) -> Mapping[str, BreakerState]:
+        return self._breakers
+
+    async def replay(self) -> AsyncGenerator[Event, None]:
+        try:
+            for event in self.events:
+                if isinstance(event, Exception):
+                    raise event
+                self._write_down(event)
+                await self.before(event)
+                yield event
+        finally:
+            if self._journal is not None:
+                self._journal.close()
+
+    async def before(self, event: Event) -> None:
+        """What happens before an event is passed on."""
+
+    def _write_down(self, event: Event) -> None:
+        match event:
+            case RunStarted():
+                path = Journal(runs_folder()).path(event.run_id)
+                path.unlink(missing_ok=True)  # of the run that was replayed before
+                opening = Opening(
+                    run_id=event.run_id,
+                    started_at="2026-11-22T12:00:00+00:00",
+                    seed=event.seed,
+                    nonce="00" * 16,
+                    config_hash="c0ffee",
+                    request=RequestConfig(prompt="Why is the sky blue?", model=event.model),
+                )
+                self._journal = Journal(runs_folder()).begin(opening)
+            case RunFailed() if self._journal is not None:
+                self._journal.close(event.receipt)
+            case RunFinished() if self._journal is not None:
+                with contextlib.suppress(ValueError):  # half a character: no JSON holds it
+                    self._journal.close(event.response.receipt)
+            case _:
+                pass
 
 
 @dataclasses.dataclass
@@ -225,6 +332,8 @@ class Made:
     response: Callable[..., OrchestratorResponse] = make_response
     events: Callable[..., list[Event]] = make_events
     replay: Callable[..., Replay] = Replay
+    call: Callable[..., PaidCall] = make_call
+    kept: Callable[..., Path] = make_kept
 
 
 @pytest.fixture

@@ -3,6 +3,7 @@
 import json
 import stat
 from collections.abc import Callable
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,8 @@ from click.testing import Result
 
 from orchestrator.cli import setting, store
 from orchestrator.config import RequestConfig
-from orchestrator.errors import DeadlineExceeded, QuorumNotMet, UnknownModel
+from orchestrator.errors import BudgetExceeded, DeadlineExceeded, QuorumNotMet, UnknownModel
+from orchestrator.events import RunStarted
 
 Call = Callable[..., Result]
 ANSWER = "Because of Rayleigh scattering.\n"
@@ -25,7 +27,7 @@ def plant(monkeypatch: pytest.MonkeyPatch, team: Path) -> Callable[[Any], Any]:
         monkeypatch.setenv(name, "a key")
 
     def plant(engine: Any) -> Any:
-        monkeypatch.setattr(setting, "make_orchestrator", lambda config, quiet: engine)
+        monkeypatch.setattr(setting, "make_orchestrator", lambda config: engine)
         return engine
 
     return plant
@@ -40,7 +42,8 @@ def test_stdout_carries_the_answer_and_nothing_else(call: Call, made: Any, plant
     assert result.stdout == ANSWER
     assert "answer: gpt answered, 20 tokens" in result.stderr
     assert result.stderr.splitlines()[-1] == (
-        "complete · 2 of 3 members · 4 calls · 60 tokens · 1.00 s · orchestrator show 0001"
+        "complete · 2 of 3 members · 4 calls · 60 tokens · $0.0123 · 1.00 s · "
+        "orchestrator show 0001"
     )
 
 
@@ -60,8 +63,9 @@ def test_every_option_reaches_the_request(call: Call, made: Any, plant: Any) -> 
     """One field each."""
     engine = plant(made.replay(made.events()))
     words = ("--system", "be brief", "--panel", "council", "--pattern", "debate", "--seed", "9")
-    more = ("--synthesizer", "gpt", "--max-tokens", "50", "--temperature", "0.5", "--time", "12.5")
-    assert call("ask", "hi", *words, *more).exit_code == 0
+    more = ("--synthesizer", "gpt", "--max-tokens", "50", "--temperature", "0.5", "--no-cache")
+    caps = ("--max-time", "12.5", "--max-cost", "$0.05", "--max-calls", "9", "--tag", "x")
+    assert call("ask", "hi", *words, *more, *caps).exit_code == 0
 
     assert engine.requests == [
         RequestConfig(
@@ -74,6 +78,10 @@ def test_every_option_reaches_the_request(call: Call, made: Any, plant: Any) -> 
             temperature=0.5,
             seed=9,
             time_s=12.5,
+            max_cost_usd=Decimal("0.05"),
+            max_calls=9,
+            tags=("x",),
+            cache="off",
         )
     ]
     assert engine.closed
@@ -137,6 +145,15 @@ def test_files_follow_the_prompt(call: Call, made: Any, plant: Any, tmp_path: Pa
         (("hi", "--json", "--format", "text"), "", "contradict"),
         (("hi", "-m", "gpt", "--panel", "council"), "", "-m or --panel"),
         (("hi", "--temperature", "3"), "", "0<=x<=2"),
+        (("hi", "--max-cost", "cheap"), "", "'cheap' is no amount of US dollars"),
+        (("hi", "--max-cost", "0"), "", "'0' is no amount of US dollars"),
+        (("hi", "--max-cost", "nan"), "", "'nan' is no amount of US dollars"),
+        (("hi", "--max-cost", "1e12"), "", "max_cost_usd: "),
+        (("hi", "--no-cache", "--refresh"), "", "not both"),
+        (("hi", "--tag", ""), "", "tags.0: "),
+        (("--resume", "0001"), "", "no run '0001'"),
+        (("hi", "--resume", "0001"), "", "leave out the prompt"),
+        (("--resume", "0001", "-m", "gpt"), "", "leave out -m"),
         (("hi", "--receipt", "/does/not/exist/r.json"), "", "there is no folder /does/not/exist"),
         (("hi", "--config", "/does/not/exist.yaml"), "", "/does/not/exist.yaml"),
         (("hi", "--file", "/does/not/exist.txt"), "", "/does/not/exist.txt"),
@@ -221,23 +238,23 @@ def test_the_receipt_is_kept_and_copied(call: Call, made: Any, plant: Any, tmp_p
     copy = tmp_path / "receipt.json"
     call("ask", "hi", "--receipt", str(copy))
 
-    assert store.latest() == made.receipt()
-    assert store.read(copy) == made.receipt()
+    assert store.latest().receipt == made.receipt()
+    assert store.read(copy).receipt == made.receipt()
     assert stat.S_IMODE(copy.stat().st_mode) == 0o600
 
 
 def test_a_receipt_that_cannot_be_kept_does_not_cost_the_answer(
-    call: Call, made: Any, plant: Any, orchestrator_home: Path, tmp_path: Path
+    call: Call, made: Any, plant: Any, tmp_path: Path
 ) -> None:
-    """It is said aloud; only who asked for the file by name gets an exit code."""
-    orchestrator_home.write_text("a file where a folder should be")
-    plant(made.replay(made.events()))
+    """It is said aloud; who asked for the file by name gets an exit code."""
+    plant(made.replay([event for event in made.events() if not isinstance(event, RunStarted)]))
     result = call("ask", "hi")
 
     assert (result.exit_code, result.stdout) == (0, ANSWER)
-    assert "the receipt could not be saved" in result.stderr
-    assert "orchestrator show" not in result.stderr
-    assert call("ask", "hi", "--receipt", str(tmp_path / "r.json")).exit_code == 1
+    assert result.stderr.endswith("receipt not saved\n")
+    refused = call("ask", "hi", "--receipt", f"{tmp_path}/{'x' * 300}.json")
+    assert (refused.exit_code, refused.stdout) == (1, ANSWER)
+    assert "the receipt could not be saved" in refused.stderr
 
 
 def test_a_lesser_answer_is_an_answer_unless_strict(call: Call, made: Any, plant: Any) -> None:
@@ -257,6 +274,7 @@ def test_a_lesser_answer_is_an_answer_unless_strict(call: Call, made: Any, plant
     [
         (QuorumNotMet("1 of 3 members answered"), 1),
         (DeadlineExceeded("no answer within 5 s"), 1),
+        (BudgetExceeded("the budget of a run is $0.05"), 3),
         (UnknownModel("Unknown model 'gtp'; did you mean 'gpt'?"), 2),
     ],
 )

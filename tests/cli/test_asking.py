@@ -2,19 +2,25 @@
 
 import asyncio
 import warnings
+from collections.abc import AsyncGenerator
 from typing import Any
 
 import pytest
 
 from adapters import StreamBroken
+from orchestrator.cli import store
 from orchestrator.cli.answers import AnswerStream
 from orchestrator.cli.asking import follow
+from orchestrator.cli.failures import explain
 from orchestrator.cli.live import Silent
 from orchestrator.cli.prompting import _completer
 from orchestrator.config import RequestConfig
-from orchestrator.events import TextDelta, TextReset
+from orchestrator.events import Event, RunFailed, TextDelta, TextReset
 
-ASKED = RequestConfig(prompt="Why is the sky blue?")
+
+def run(engine: Any) -> AsyncGenerator[Event, None]:
+    events: AsyncGenerator[Event, None] = engine.stream_request(RequestConfig(prompt="Why?"))
+    return events
 
 
 class Seen(Silent):
@@ -35,7 +41,7 @@ async def test_a_streamed_answer_is_written_as_it_comes(
 ) -> None:
     """The watcher makes room once, before the first piece."""
     watcher = Seen()
-    response = await follow(made.replay(made.events()), ASKED, watcher, stream=AnswerStream())
+    response = await follow(run(made.replay(made.events())), watcher, stream=AnswerStream())
 
     assert capsys.readouterr().out == "Because of Rayleigh scattering.\n"
     assert response == made.response()
@@ -49,7 +55,7 @@ async def test_a_withdrawn_text_is_said_to_be_withdrawn(
     """What stands on the screen cannot be taken back, only called what it is."""
     events = made.events()
     events[12:12] = [TextDelta(text="Well, "), TextReset(cause="StreamBroken: cut\n")]
-    await follow(made.replay(events), ASKED, Silent(), stream=AnswerStream())
+    await follow(run(made.replay(events)), Silent(), stream=AnswerStream())
     out, err = capsys.readouterr()
 
     assert out == "Well, \nBecause of Rayleigh scattering.\n"
@@ -62,30 +68,36 @@ async def test_what_breaks_off_leaves_a_whole_line(
     """The error that follows begins on its own line."""
     broken = [TextDelta(text="Well, "), StreamBroken("cut", partial_text="Well, ")]
     with pytest.raises(StreamBroken):
-        await follow(made.replay(broken), ASKED, Silent(), stream=AnswerStream())
+        await follow(run(made.replay(broken)), Silent(), stream=AnswerStream())
 
     assert capsys.readouterr().out == "Well, \n"
 
 
-async def test_notes_come_first_in_the_receipt(made: Any) -> None:
-    """What the command line knows about the run stands beside what the engine knows."""
-    engine = made.replay(made.events(made.response(made.receipt(notes=("by method",)))))
-    response = await follow(engine, ASKED, Silent(), notes=("simulated",))
+async def test_a_failed_run_is_named_with_its_error(made: Any) -> None:
+    """`show` explains what one line cannot."""
+    receipt = made.receipt(status="failed", content="")
+    failed = RunFailed(error="StreamBroken", message="cut", receipt=receipt)
+    events = [*made.events()[:5], failed, StreamBroken("cut", partial_text="")]
+    begun: list[str] = []
+    with pytest.raises(StreamBroken) as raised:
+        await follow(run(made.replay(events)), Silent(), begun=begun.append)
 
-    assert response.receipt.notes == ("simulated", "by method")
+    assert begun == ["run-0001"]
+    assert raised.value.__notes__ == ["`orchestrator show 0001` explains it"]
+    assert explain(raised.value).message == "cut; `orchestrator show 0001` explains it"
+    assert store.load("0001").receipt == receipt
 
 
 async def test_a_cancelled_run_closes_its_stream(made: Any) -> None:
     """Closing the stream is what closes the connections below."""
     closed = asyncio.Event()
 
-    class Waiting:
-        async def stream_request(self, request: Any) -> Any:
-            try:
-                yield made.events()[0]
-                await asyncio.Event().wait()
-            finally:
-                closed.set()
+    async def waiting() -> AsyncGenerator[Event, None]:
+        try:
+            yield made.events()[0]
+            await asyncio.Event().wait()
+        finally:
+            closed.set()
 
     begun = asyncio.Event()
 
@@ -94,7 +106,7 @@ async def test_a_cancelled_run_closes_its_stream(made: Any) -> None:
             begun.set()
 
     with warnings.catch_warnings():
-        task = asyncio.create_task(follow(Waiting(), ASKED, Noticing()))
+        task = asyncio.create_task(follow(waiting(), Noticing()))
         await begun.wait()
         task.cancel()
         with pytest.raises(asyncio.CancelledError):

@@ -103,7 +103,7 @@ def engine(made: Any, monkeypatch: pytest.MonkeyPatch, team: Path) -> Any:
     """An orchestrator that gives the same answer to everything."""
     engine = made.replay(made.events())
     monkeypatch.setenv("ORCHESTRATOR_CONFIG", str(team))
-    monkeypatch.setattr(setting, "make_orchestrator", lambda config, quiet: engine)
+    monkeypatch.setattr(setting, "make_orchestrator", lambda config: engine)
     return engine
 
 

@@ -12,7 +12,6 @@ import pytest
 from click.testing import Result
 
 from adapters import ModelConfig
-from orchestrator.cli import store
 from orchestrator.cli.keys import Key, key_of
 from orchestrator.cli.patterns import calls
 from orchestrator.patterns import Pattern
@@ -68,7 +67,7 @@ def test_models_lists_deployments_routes_and_panels(call: Call, team: Path) -> N
         "✓ none needed",
         "free",
         "$0.1 in, $0.4 out per 1M tokens",
-        "list price",
+        "$0.25 in, $2 out per 1M tokens",
         "gemini, gpt, else claude",
         "gpt, claude, gemini",
     ):
@@ -262,7 +261,7 @@ def test_names_are_completed_from_the_configuration(
         "try: main(prog_name='orchestrator', complete_var='_ORCHESTRATOR_COMPLETE')\n"
         "finally: assert 'litellm' not in sys.modules"
     )
-    store.save(made.receipt())
+    made.kept()
     environment = {
         **os.environ,
         "ORCHESTRATOR_CONFIG": str(team),

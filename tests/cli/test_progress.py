@@ -117,7 +117,9 @@ def test_the_closing_line_counts_members_calls_and_tokens(made: Any) -> None:
     """The one line everybody reads."""
     response = made.response()
 
-    assert closing_line(response) == "complete · 2 of 3 members · 4 calls · 60 tokens · 1.00 s"
+    assert closing_line(response) == (
+        "complete · 2 of 3 members · 4 calls · 60 tokens · $0.0123 · 1.00 s"
+    )
 
 
 def test_estimated_tokens_are_called_estimated(made: Any) -> None:

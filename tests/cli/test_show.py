@@ -14,6 +14,8 @@ from rich.text import Text
 
 from orchestrator.cli import store
 from orchestrator.cli.explain import AttemptsTable, Listing, when_utc
+from orchestrator.config import runs_folder
+from orchestrator.journal import Journal
 from orchestrator.responses import StageRecord
 
 Call = Callable[..., Result]
@@ -21,7 +23,7 @@ Call = Callable[..., Result]
 
 def test_the_last_run_is_explained(call: Call, made: Any) -> None:
     """Who was asked, what came of it, what it took, how it was decided, what was missing."""
-    store.save(made.receipt(status="degraded", causes=("quorum not met",), notes=("a note",)))
+    made.kept(made.receipt(status="degraded", causes=("quorum not met",), notes=("a note",)))
     shown = call("show").stdout
 
     for said in (
@@ -35,6 +37,8 @@ def test_the_last_run_is_explained(call: Call, made: Any) -> None:
         "synthesizer: gpt",
         "gpt as synthesizer",
         "█",
+        "$0.0123",
+        "$0.0041",
         "Because of Rayleigh scattering.",
         "a note",
     ):
@@ -52,7 +56,7 @@ def test_words_come_before_the_drawing(made: Any, width: int) -> None:
 
     assert max(map(len, lines)) <= width
     assert any("anthropic/claude-haiku-4-5" in line for line in lines)
-    assert any("█" in line for line in lines) == (width >= 80)
+    assert any("█" in line for line in lines) == (width >= 100)
 
 
 def test_a_long_question_gives_way_to_the_table() -> None:
@@ -93,7 +97,7 @@ def test_a_failure_is_told_once_in_its_stage(call: Call, made: Any) -> None:
     receipt = made.receipt()
     because = ("claude gave no answer: RateLimited: slow down", "2 usable of 3, quorum 3")
     stage = dataclasses.replace(receipt.stages[0], status="degraded", causes=because)
-    store.save(dataclasses.replace(receipt, stages=(stage,)))
+    made.kept(dataclasses.replace(receipt, stages=(stage,)))
     shown = call("show").stdout
 
     assert shown.count("slow down") == 1
@@ -115,7 +119,7 @@ def test_a_time_is_written_for_people(written: str, said: str) -> None:
 
 def test_drafts_are_shown_on_request(call: Call, made: Any) -> None:
     """What every model wrote on the way."""
-    store.save(made.receipt())
+    made.kept(made.receipt())
 
     assert "draft of gemini" in call("show", "run-0001", "--drafts").stdout
 
@@ -142,7 +146,7 @@ def test_every_kind_of_decision_is_told_in_words(
     stage = StageRecord(
         name="decide", combine="rank", status="ok", started_s=0, elapsed_s=1, outcome=outcome
     )
-    store.save(made.receipt(stages=(stage,)))
+    made.kept(made.receipt(stages=(stage,)))
     shown = call("show").stdout
 
     assert all(line in shown for line in said)
@@ -151,7 +155,7 @@ def test_every_kind_of_decision_is_told_in_words(
 
 def test_a_models_text_cannot_repaint_the_screen(call: Call, made: Any) -> None:
     """Neither markup of rich nor escapes of the terminal."""
-    store.save(made.receipt(content="[bold red]x[/] \x1b[2Jy", prompt="\x1b]0;z\x07?"))
+    made.kept(made.receipt(content="[bold red]x[/] \x1b[2Jy", prompt="\x1b]0;z\x07?"))
     shown = call("show").stdout
 
     assert "[bold red]x[/] [2Jy" in shown
@@ -160,20 +164,21 @@ def test_a_models_text_cannot_repaint_the_screen(call: Call, made: Any) -> None:
 
 def test_json_is_the_receipt(call: Call, made: Any) -> None:
     """Whole, for programs."""
-    store.save(made.receipt())
+    made.kept(made.receipt())
 
-    assert json.loads(call("show", "--json").stdout) == json.loads(made.receipt().to_json())
+    assert call("show", "--json").stdout == store.as_text(made.receipt())
+    assert json.loads(store.as_text(made.receipt())) == json.loads(made.receipt().to_json())
 
 
 def test_runs_are_listed_newest_first(call: Call, made: Any) -> None:
     """A damaged one is named and passed over."""
     for name in ("older", "newer"):
-        store.save(made.receipt(run_id=f"2026-{name}"))
-    (store.directory() / "broken.json").write_text("{}")
+        made.kept(made.receipt(run_id=f"2026-{name}"))
+    (runs_folder() / "broken.json").write_text("{}")
     result = call("show", "--list")
 
     assert [line.split()[0] for line in result.stdout.splitlines()[1:]] == ["newer", "older"]
-    assert "broken.json is no receipt" in result.stderr
+    assert "broken.json holds no run" in result.stderr
     rows = json.loads(call("show", "--list", "--json").stdout)
     assert [row["run_id"] for row in rows] == ["2026-newer", "2026-older"]
 
@@ -188,8 +193,83 @@ def test_without_any_run_the_way_to_one_is_shown(call: Call) -> None:
 
 def test_an_unknown_run_is_a_usage_error(call: Call, made: Any) -> None:
     """With the way to the list."""
-    store.save(made.receipt())
+    made.kept(made.receipt())
     result = call("show", "zzz")
 
     assert result.exit_code == 2
     assert "orchestrator show --list" in result.stderr
+
+
+def test_the_answer_is_given_again_as_it_was(call: Call, made: Any) -> None:
+    """The very bytes, for a pipe; of a run without one it is said why."""
+    made.kept(made.receipt(content="One\n\ttwo \u2603 \x1b[2Jthree"))
+    made.kept(made.receipt(run_id="run-0002", status="failed", causes=("all were down",)))
+    made.kept(made.receipt(run_id="run-0003"), ended=False)
+
+    assert call("show", "0001", "--answer").stdout == "One\n\ttwo \u2603 [2Jthree\n"
+    failed, unfinished = (call("show", run, "--answer") for run in ("0002", "0003"))
+    assert (failed.exit_code, failed.stdout) == (1, "")
+    assert "came to no answer: all were down" in failed.stderr
+    assert (unfinished.exit_code, unfinished.stdout) == (2, "")
+    assert "`orchestrator ask --resume 0003` goes on with it" in unfinished.stderr
+    assert call("show", "--answer", "--json").exit_code == 2
+
+
+def test_a_run_that_has_not_ended_shows_what_it_has_paid_for(call: Call, made: Any) -> None:
+    """And how to go on with it."""
+    made.kept(made.receipt(), made.call("A first draft."), ended=False)
+    shown, as_json = call("show", "--drafts"), json.loads(call("show", "--json").stdout)
+
+    for said in ("unfinished", "Why is the sky blue?", "gpt-5-mini", "$0.0041", "A first draft."):
+        assert said in shown.stdout
+    assert "`orchestrator ask --resume 0001` goes on with it" in shown.stderr
+    assert (as_json["status"], as_json["cost_nanousd"]) == ("unfinished", 4_100_000)
+    assert [paid["text"] for paid in as_json["paid"]] == ["A first draft."]
+    listed = call("show", "--list")
+    assert "unfinished  $0.0041 so far" in listed.stdout
+    assert "`orchestrator ask --resume RUN`" in listed.stderr
+
+
+def test_a_run_under_way_is_not_called_interrupted(call: Call, made: Any) -> None:
+    """Another process is at it."""
+    path = made.kept(ended=False)
+    run = Journal(path.parent).resume("run-0001")
+    shown = call("show")
+    run.close()
+
+    assert "under way" in shown.stdout
+    assert "another process is at it" in shown.stderr
+
+
+def test_where_an_answer_is_from_and_what_gave_way_is_marked(call: Call, made: Any) -> None:
+    """Who reads a receipt is to know why it cost what it did."""
+    attempts = (
+        made.attempt("gpt", source="cache"),
+        made.attempt("claude", source="journal", continues=True),
+        made.attempt("gemini", over_bound=True, cost_nanousd=None),
+    )
+    stage = dataclasses.replace(made.receipt().stages[0], attempts=attempts)
+    told = {"shrunk": ("not asked: mistral",), "unpriced": ("gemini",), "tags": ("nightly",)}
+    made.kept(made.receipt(stages=(stage,), **told))
+    shown = " ".join(call("show").stdout.split())
+
+    for said in (
+        "ok · cached",
+        "ok · paid for before · continued",
+        "ok · over its bound",
+        "~$0.0123 (price not known: gemini)",
+        "not asked: mistral",
+        "nightly",
+    ):
+        assert said in shown
+
+
+def test_a_failed_run_is_explained(call: Call, made: Any) -> None:
+    """Its receipt says why there is no answer, and it ends there."""
+    made.kept(made.receipt(status="failed", causes=("all were down",), content="", calls=0))
+    shown = call("show").stdout
+
+    assert "failed" in shown
+    assert "all were down" in shown
+    assert "nothing called" in shown
+    assert "answer ──" not in shown

@@ -13,7 +13,7 @@ import pytest
 from click.testing import Result
 
 from orchestrator.cli import store
-from orchestrator.cli.setting import SIMULATED
+from orchestrator.cli.progress import SIMULATED
 
 Call = Callable[..., Result]
 FORMATS = {"openai", "anthropic", "google", "cohere", "mistral"}
@@ -117,7 +117,8 @@ def test_the_demo_runs_the_main_job_on_five_wire_formats(call: Call) -> None:
     assert answer["simulated"] is True
     assert answer["status"] == "complete"
     assert answer["content"].strip()
-    receipt = store.load(answer["run_id"])
+    receipt = store.load(answer["run_id"]).receipt
+    assert receipt is not None
     assert {attempt.provider for attempt in receipt.stages[0].attempts} == FORMATS
     assert all(attempt.usage.total_tokens > 0 for attempt in receipt.stages[0].attempts)
     assert SIMULATED in receipt.notes
@@ -133,6 +134,8 @@ def test_the_demos_screen_names_everybody_and_the_next_step(call: Call) -> None:
     assert "5 of 5 members" in screen
     assert "orchestrator show" in screen
     assert 'orchestrator ask "..." --simulate' in screen
+    assert "· simulated ·" in screen
+    assert "Of real models it would have cost $0.0" in " ".join(screen.split())
 
 
 def test_without_any_key_the_packaged_configuration_answers_simulated_and_says_so(
@@ -147,7 +150,8 @@ def test_without_any_key_the_packaged_configuration_answers_simulated_and_says_s
     assert answer["simulated"] is True
     assert "Note: no provider key is set, so the embedded simulator answers" in result.stderr
     assert SIMULATED in answer["notes"]
-    assert SIMULATED in store.latest().notes
+    assert answer["run_id"] == store.latest().run_id
+    assert json.loads(call("show", "--json").stdout)["notes"] == answer["notes"]
 
 
 def test_a_configuration_of_ones_own_is_never_simulated_silently(call: Call, team: Path) -> None:

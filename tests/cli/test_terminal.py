@@ -30,20 +30,18 @@ if os.isatty(0):  # so that a typed Ctrl-C reaches this session
     fcntl.ioctl(0, termios.TIOCSCTTY, 0)
 
 class Engine(made.Replay):
-    async def stream_request(self, request):
+    async def before(self, event):
         try:
-            for number, event in enumerate(self.events):
-                if number == int(os.environ.get("WAIT_AT", -1)):
-                    await asyncio.sleep(60)
-                yield event
-                await asyncio.sleep(float(os.environ.get("PAUSE", 0)))
+            if self.events.index(event) == int(os.environ.get("WAIT_AT", -1)):
+                await asyncio.sleep(60)
+            await asyncio.sleep(float(os.environ.get("PAUSE", 0)))
         except asyncio.CancelledError:
             print("upstream closed", file=sys.stderr)
             raise
 
 content = os.environ.get("CONTENT", "Because of Rayleigh scattering.")
 response = made.make_response(made.make_receipt(content=content))
-setting.make_orchestrator = lambda config, quiet: Engine(made.make_events(response))
+setting.make_orchestrator = lambda config: Engine(made.make_events(response))
 main(prog_name="orchestrator")
 """
 
@@ -144,7 +142,7 @@ def test_control_c_closes_the_upstream_and_ends_with_130(open_terminal: Open) ->
 
     assert terminal.end() == 130
     assert "upstream closed" in terminal.seen
-    assert "Interrupted." in terminal.seen
+    assert "Interrupted; `orchestrator ask --resume 0001` goes on with it" in terminal.seen
     assert "Traceback" not in terminal.seen
     assert "\x1b[?25h" in terminal.seen
 
@@ -188,7 +186,9 @@ def test_an_interrupt_signal_ends_with_130(team: Path) -> None:
 
     assert process.returncode == 130
     assert out == ""
-    assert rest == "upstream closed\nInterrupted.\n"
+    assert rest == (
+        "upstream closed\nInterrupted; `orchestrator ask --resume 0001` goes on with it\n"
+    )
 
 
 def test_an_interrupted_start_ends_at_once(team: Path, tmp_path: Path) -> None:
@@ -232,7 +232,7 @@ def test_a_closed_pipe_is_no_accident(team: Path) -> None:
 
     assert "Traceback" not in said
     assert "Exception" not in said
-    assert (Path(os.environ["ORCHESTRATOR_HOME"]) / "runs" / "run-0001.json").is_file()
+    assert (Path(os.environ["ORCHESTRATOR_HOME"]) / "runs" / "run-0001.jsonl").is_file()
 
 
 @pytest.mark.parametrize("closed", [">&-", "2>&-", "<&-", ">&- 2>&- <&-"])
@@ -248,7 +248,7 @@ def test_closed_streams_are_no_accident(team: Path, closed: str) -> None:
 
     assert done.returncode == 0, done.stderr
     assert "Error" not in done.stderr
-    assert (Path(os.environ["ORCHESTRATOR_HOME"]) / "runs" / "run-0001.json").is_file()
+    assert (Path(os.environ["ORCHESTRATOR_HOME"]) / "runs" / "run-0001.jsonl").is_file()
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="only Linux has a full disk at hand")
