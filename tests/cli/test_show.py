@@ -172,15 +172,15 @@ def test_json_is_the_receipt(call: Call, made: Any) -> None:
 
 def test_runs_are_listed_newest_first(call: Call, made: Any) -> None:
     """A damaged one is named and passed over."""
-    for name in ("older", "newer"):
-        made.kept(made.receipt(run_id=f"2026-{name}"))
+    for day, name in enumerate(("older", "newer"), 20):
+        made.kept(made.receipt(run_id=f"202611{day}-{name}"))
     (runs_folder() / "broken.json").write_text("{}")
     result = call("show", "--list")
 
     assert [line.split()[0] for line in result.stdout.splitlines()[1:]] == ["newer", "older"]
     assert "broken.json holds no run" in result.stderr
     rows = json.loads(call("show", "--list", "--json").stdout)
-    assert [row["run_id"] for row in rows] == ["2026-newer", "2026-older"]
+    assert [row["run_id"] for row in rows] == ["20261121-newer", "20261120-older"]
 
 
 def test_without_any_run_the_way_to_one_is_shown(call: Call) -> None:
