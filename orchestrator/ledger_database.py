@@ -94,9 +94,16 @@ def connect(address: Address) -> Connection:
     try:
         _prepare(connection, address)
     except BaseException:
-        connection.close()
+        drop(connection)
         raise
     return connection
+
+
+def drop(connection: Connection) -> None:
+    """Close a connection of which nothing good is expected any more."""
+    with suppress(Exception):  # what is wrong with it is known, and told elsewhere
+        connection.invalidate()
+        connection.close()
 
 
 def _engine(url: URL) -> Engine:

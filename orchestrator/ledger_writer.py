@@ -4,16 +4,15 @@ import os
 import threading
 from asyncio import AbstractEventLoop, Future, get_running_loop
 from collections.abc import Callable, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
-from queue import Empty, SimpleQueue
+from queue import SimpleQueue
 from typing import Any, TypeVar
 
 from orchestrator import windows
 from orchestrator.clock import Clock, new_nonce
 from orchestrator.errors import LedgerError, OrchestratorError
 from orchestrator.ledger_book import Book
-from orchestrator.ledger_database import Address, connect, explained, is_locked, is_lost
+from orchestrator.ledger_database import Address, connect, drop, explained, is_locked, is_lost
 from orchestrator.owners import Owner, this_process
 
 T = TypeVar("T")
@@ -146,12 +145,12 @@ class Writer:
 
     def _take(self, *, block: bool) -> list[Operation]:
         """What waits now, in its order, up to the last there will be."""
-        taken: list[Operation] = []
-        try:
-            while len(taken) < MOST_TOGETHER and not (taken and taken[-1].is_last):
-                taken.append(self._queue.get(block=block and not taken))
-        except Empty:
-            pass
+        queue = self._queue
+        if queue.empty() and not block:
+            return []
+        taken = [queue.get()]
+        while not queue.empty() and len(taken) < MOST_TOGETHER and not taken[-1].is_last:
+            taken.append(queue.get())
         return taken
 
     def _refuse(self, error: LedgerError) -> None:
@@ -198,7 +197,8 @@ class _Session:
         self._pruned_on = -1
         self._next_upkeep_s = 0.0
         self._next_look_s = 0.0
-        self._is_ending = False  # a transaction, so that nobody knows whether it has ended
+        self._is_lost = False
+        self._is_ending = False  # the transaction: from here on it may have been done
         self._pause = threading.Event()  # is never set
 
     def open(self, wait_s: float) -> None:
@@ -219,8 +219,14 @@ class _Session:
             self._file = self._identity()
             self._transact([Operation(self._keep_up, 0.0)])
         except BaseException:
-            connection.close()
+            drop(connection)
             raise
+        self._is_lost = False
+
+    def _hang_up(self) -> None:
+        """The server is gone: whatever comes next has to connect anew."""
+        self._is_lost = True
+        drop(self._book.connection)
 
     def _identity(self) -> tuple[int, int] | None:
         """Which file the name stands for."""
@@ -256,7 +262,8 @@ class _Session:
         if now_s >= self._next_upkeep_s:
             writing.insert(0, Operation(self._keep_up, now_s))
         outcomes, waiting = self._write(writing) if writing else ([], [])
-        outcomes += [self._read(operation) for operation in operations if not operation.writes]
+        if len(writing) < len(operations):
+            outcomes += [self._read(one) for one in operations if not one.writes]
         return outcomes, waiting
 
     def _keep_up(self, book: Book) -> None:
@@ -273,18 +280,23 @@ class _Session:
     ) -> tuple[list[Outcome], list[Operation]]:
         """Do them in one transaction; if that fails, each in one of its own."""
         try:
+            if self._is_lost:
+                self._connect()
             return self._transact(operations), []
         except Exception as error:  # noqa: BLE001 (whatever it is, whoever waits is told)
             if is_locked(error):
                 return self._wait(operations, error)
-            if is_lost(error, self._book.connection) and not again:
-                return self._write_anew(operations, error)
-            if len(operations) == 1:
+            if not self._is_lost and is_lost(error, self._book.connection):
+                self._hang_up()
+                # Where it broke off at the very end, it may have been done.
+                if not again and not self._is_ending:
+                    return self._write(operations, again=True)
+            if self._is_lost or len(operations) == 1:
                 return self._failed(operations, error), []
         outcomes: list[Outcome] = []
         waiting: list[Operation] = []
         for operation in operations:
-            done, waits = self._write([operation], again=again)
+            done, waits = self._write([operation])
             outcomes += done
             waiting += waits
         return outcomes, waiting
@@ -309,13 +321,17 @@ class _Session:
         except OrchestratorError as error:
             return Outcome(operation, error=error)
 
-    def _read(self, operation: Operation) -> Outcome:
-        self._book.see(windows.milliseconds(self._clock.now()))
+    def _read(self, operation: Operation, *, again: bool = False) -> Outcome:
         try:
+            if self._is_lost:
+                self._connect()
+            self._book.see(windows.milliseconds(self._clock.now()))
             return self._done(operation)
         except Exception as error:  # noqa: BLE001 (whatever it is, whoever waits is told)
-            if is_lost(error, self._book.connection):
-                self._next_upkeep_s = 0.0  # which writes, and so connects anew
+            if not self._is_lost and is_lost(error, self._book.connection):
+                self._hang_up()
+                if not again:
+                    return self._read(operation, again=True)
             return self._failed([operation], error)[0]
 
     def _wait(
@@ -326,21 +342,6 @@ class _Session:
         late = [operation for operation in operations if operation.until_s <= now_s]
         self._pause.wait(PAUSE_S)
         return self._failed(late, error), [one for one in operations if one not in late]
-
-    def _write_anew(
-        self, operations: Sequence[Operation], error: Exception
-    ) -> tuple[list[Outcome], list[Operation]]:
-        """The server is gone: connect anew and do it again, unless it may have been done."""
-        was_ending = self._is_ending
-        with suppress(Exception):  # there is nothing left to say goodbye to
-            self._book.connection.close()
-        try:
-            self._connect()
-        except Exception as failure:  # noqa: BLE001 (whatever it is, whoever waits is told)
-            return self._failed(operations, failure), []
-        if was_ending:
-            return self._failed(operations, error), []
-        return self._write(operations, again=True)
 
     def _failed(self, operations: Sequence[Operation], error: Exception) -> list[Outcome]:
         told = explained(error, self._address)

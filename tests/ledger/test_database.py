@@ -12,13 +12,15 @@ import pytest
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
 from alembic.script import ScriptDirectory
-from sqlalchemy import Connection, inspect, text
+from sqlalchemy import Connection, create_engine, inspect, text
+from sqlalchemy.pool import NullPool
 
 from orchestrator import ledger_database
 from orchestrator.amounts import Amount, Caps, Scope
 from orchestrator.clock import FakeClock, SystemClock
 from orchestrator.errors import LedgerError
 from orchestrator.ledger import Ledger, UsageEntry
+from orchestrator.ledger_book import Book
 from orchestrator.ledger_database import connect, find, revision, transaction
 from orchestrator.ledger_schema import REVISIONS, VERSION_TABLE, metadata
 
@@ -206,6 +208,23 @@ async def test_what_waited_too_long_is_given_up(file_url: str) -> None:
         assert (await ledger.standing([DAY]))[0].spent == ONE
 
 
+async def test_opening_waits_for_a_lock_but_not_for_ever(file_url: str) -> None:
+    """A backup that ends in time is no reason to refuse."""
+    await spend_one(file_url)
+    other = sqlite3.connect(file_of(file_url), isolation_level=None, check_same_thread=False)
+    other.execute("BEGIN IMMEDIATE")
+
+    with pytest.raises(LedgerError, match="is locked"):
+        await Ledger(file_url, Impatient(60), lock_wait_s=5.0).open()
+    ledger = Ledger(file_url, lock_wait_s=30.0)
+    opening = asyncio.create_task(ledger.open())
+    await asyncio.to_thread(other.execute, "ROLLBACK")
+    await opening
+
+    other.close()
+    await ledger.aclose()
+
+
 def test_a_fork_may_not_use_the_ledger_of_its_parent(file_url: str) -> None:
     """The child is told, and the parent's connection is left alone."""
     script = f"""
@@ -388,19 +407,75 @@ print([name for name in ("alembic", "litellm", "psycopg") if name in sys.modules
     assert done.stdout.strip() == "[]"
 
 
+def hang_up(url: str) -> None:
+    """End every connection to a database but this one."""
+    with connect(find(url)) as other:
+        other.execute(
+            text(
+                "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
+                " WHERE datname = current_database() AND pid <> pg_backend_pid()"
+            )
+        )
+
+
 async def test_a_connection_that_breaks_is_made_anew(postgres_url: str) -> None:
     """A server that was restarted, or grew tired of waiting, costs nobody a reservation."""
     async with Ledger(postgres_url) as ledger:
         held = await ledger.reserve(ONE, [DAY])
-        with connect(find(postgres_url)) as other:
-            other.execute(
-                text(
-                    "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
-                    " WHERE datname = current_database() AND pid <> pg_backend_pid()"
-                )
-            )
-
+        hang_up(postgres_url)
         await ledger.settle(held, ONE, UsageEntry(run_id="r1"))
+        hang_up(postgres_url)
 
         assert (await ledger.standing([DAY]))[0].spent == ONE
         assert len(await ledger.entries()) == 1
+
+
+async def test_a_connection_that_breaks_while_committing_proves_nothing(
+    postgres_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nobody knows whether it was done, so it is not done again; a reservation is given back."""
+    commit = Book.commit
+
+    def break_off(book: Book) -> None:
+        monkeypatch.setattr(Book, "commit", commit)
+        hang_up(postgres_url)
+        commit(book)
+
+    async with Ledger(postgres_url) as ledger:
+        held = await ledger.reserve(ONE, [DAY])
+        monkeypatch.setattr(Book, "commit", break_off)
+        with pytest.raises(LedgerError, match="terminating connection"):
+            await ledger.settle(held, ONE)
+        await ledger.drain()
+        monkeypatch.setattr(Book, "commit", break_off)
+        with pytest.raises(LedgerError, match="terminating connection"):
+            await ledger.reserve(ONE, [DAY])
+
+        await ledger.settle(held, ONE)
+
+        (standing,) = await ledger.standing([DAY])
+        assert (standing.spent, standing.held) == (ONE, Amount())
+
+
+async def test_a_server_that_stays_away_is_reported(postgres_url: str) -> None:
+    """Each operation fails until it is back."""
+    name = find(postgres_url).url.database
+    async with Ledger(postgres_url) as ledger:
+        admin = find(postgres_url.replace(f"/{name}?", "/postgres?")).url
+        engine = create_engine(admin, isolation_level="AUTOCOMMIT", poolclass=NullPool)
+        with engine.connect() as other:
+            other.execute(text(f"ALTER DATABASE {name} ALLOW_CONNECTIONS false"))
+            other.execute(
+                text(
+                    "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = :name"
+                ),
+                {"name": name},
+            )
+            for _ in range(2):
+                with pytest.raises(LedgerError, match="not currently accepting connections"):
+                    await ledger.reserve(ONE, [DAY])
+                with pytest.raises(LedgerError, match="not currently accepting connections"):
+                    await ledger.standing([DAY])
+            other.execute(text(f"ALTER DATABASE {name} ALLOW_CONNECTIONS true"))
+
+        await ledger.reserve(ONE, [DAY])

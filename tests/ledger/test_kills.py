@@ -36,7 +36,7 @@ async def look(ledger: Ledger) -> int:
 async def test_four_processes_and_kills_at_random_overspend_nothing(
     request: pytest.FixtureRequest, tmp_path: Path, kind: str, thorough: bool
 ) -> None:
-    """Within the limits at every look; after recovery nothing held, and whatever was called paid."""
+    """Never over a limit; after recovery nothing is held, and all that was called is paid."""
     url = request.getfixturevalue(f"{kind}_url")
     provider = tmp_path / "provider.log"
     kills = 200 if thorough else 20

@@ -11,7 +11,7 @@ from adapters.types import Usage
 from orchestrator.amounts import Amount, Caps, Scope
 from orchestrator.clock import FakeClock
 from orchestrator.ledger import Ledger, UsageEntry
-from orchestrator.ledger_book import Book
+from orchestrator.ledger_book import Book, Hold
 from orchestrator.ledger_database import connect, find
 from orchestrator.owners import this_process
 
@@ -171,6 +171,27 @@ async def test_old_records_are_forgotten_once_a_day(url: str, clock: FakeClock) 
         await ledger.reserve(one, [run])  # its account is made anew
 
 
+def test_an_account_that_another_process_pruned_is_made_anew() -> None:
+    """One process may remember a window that another one has forgotten."""
+    connection = connect(find("sqlite://"))
+    one, other = Book(connection, this_process("one")), Book(connection, this_process("other"))
+    scope = Scope(kind="run", name="r", caps=Caps(calls=2))
+    one.begin(0)
+    one.reserve(_hold("h1", scope))
+    one.release("h1")
+    one.commit()
+    other.begin(100 * 86_400_000)
+    other.prune(keep_days=1)
+    other.commit()
+
+    one.begin(0)
+    one.reserve(_hold("h2", scope))
+    one.commit()
+
+    assert one.standing([scope])[0].held == Amount(calls=1)
+    connection.close()
+
+
 def test_memory_keeps_the_newest_only() -> None:
     """It is not for archives: however many calls there were, it grows no more."""
     book = Book(connect(find("sqlite://")), this_process())
@@ -196,9 +217,7 @@ def test_memory_keeps_the_newest_only() -> None:
     book.connection.close()
 
 
-def _hold(name: str, scope: Scope):  # type: ignore[no-untyped-def]
-    from orchestrator.ledger_book import Hold
-
+def _hold(name: str, scope: Scope) -> Hold:
     return Hold(id=name, needed=Amount(calls=1), scopes=(scope,), ttl_ms=10**9, entry=UsageEntry())
 
 
