@@ -13,7 +13,12 @@ from typing import Any, Self
 
 from adapters.base import BaseAdapter
 from adapters.config import ModelConfig
-from adapters.errors import StreamBroken
+from adapters.errors import (
+    ContentFiltered,
+    ContextWindowExceeded,
+    InvalidRequest,
+    StreamBroken,
+)
 from adapters.prices import price_of
 from adapters.types import Chunk, CompletionRequest, in_chunks
 from orchestrator import billing
@@ -54,6 +59,7 @@ from orchestrator.errors import (
     DeadlineExceeded,
     InvalidRun,
     JournalError,
+    LedgerError,
     NoDeploymentLeft,
     OrchestratorError,
     QuorumNotMet,
@@ -89,6 +95,11 @@ from orchestrator.synthesis import Draft, best
 from orchestrator.yaml_source import suggestion
 
 _log = logging.getLogger(__name__)
+
+# Errors that blame what was asked. Where every deployment says so, the caller is to hear it.
+AT_FAULT_ITSELF = {
+    kind.__name__ for kind in (InvalidRequest, ContextWindowExceeded, ContentFiltered)
+}
 
 
 class BaseOrchestrator:
@@ -497,12 +508,18 @@ class BaseOrchestrator:
             raise self._plain_failure(run, stage, failed)
 
     def _plain_failure(self, run: Run, stage: StageLog, error: Exception) -> Exception:
+        """What to raise: the error of one, of the request itself, or that nobody is left."""
         failures = [made for made in stage.attempts if made.status == "failed"]
         asked = {made.deployment for made in failures}
-        if len(asked) < 2 or run.delivery.has_begun or isinstance(error, BudgetExceeded):
+        is_own = len(asked) < 2 or run.delivery.has_begun
+        is_the_request = isinstance(error, ContentFiltered) or all(
+            made.error in AT_FAULT_ITSELF for made in failures
+        )
+        if is_own or is_the_request or isinstance(error, BudgetExceeded):
             return error
         told = "; ".join(f"{made.deployment}: {made.error}: {made.message}" for made in failures)
         busy = [run.deployments[name].breaker.state.probe_in_s for name in asked]
+        busy.append(getattr(error, "retry_after_s", None))
         none_left = NoDeploymentLeft(
             f"{run.target.name!r} has no deployment left: {told}",
             retry_after_s=min((wait_s for wait_s in busy if wait_s is not None), default=None),
@@ -881,6 +898,8 @@ class BaseOrchestrator:
         Raises:
             DeadlineExceeded: nobody answered in the run's time.
             BudgetExceeded: nobody could be paid.
+            LedgerError: no spending can be counted.
+            JournalError: no paid call can be written down.
             QuorumNotMet: nobody gave a usable answer.
         """
         quorum = run.target.enough(len(stage.members))
@@ -891,9 +910,10 @@ class BaseOrchestrator:
         run.end_stage(stage, "failed")
         if run.is_over:
             raise _out_of_time(run)
-        errors = [answer.error for answer in answers]
-        if errors and all(isinstance(error, BudgetExceeded) for error in errors):
-            raise errors[0] or AssertionError
+        for kind in (BudgetExceeded, LedgerError, JournalError):
+            errors = [answer.error for answer in answers if isinstance(answer.error, kind)]
+            if errors and len(errors) == len(answers):
+                raise errors[0]
         raise QuorumNotMet(
             f"No member of {run.target.name!r} gave a usable answer: " + "; ".join(stage.causes)
         )
@@ -904,14 +924,19 @@ async def _answer(
 ) -> AsyncGenerator[Chunk, None]:
     """The deployment's answer: as it comes where somebody watches, else in one piece."""
     adapter, limits = deployment.adapter, run.call_limits()
-    if not run.is_live:
-        completion = await adapter.complete(request, limits=limits)
-        for chunk in in_chunks(completion):
-            yield chunk
-        return
-    async with aclosing(adapter.stream(request, limits=limits)) as chunks:
-        async for chunk in chunks:
-            yield chunk
+    try:
+        if not run.is_live:
+            completion = await adapter.complete(request, limits=limits)
+            for chunk in in_chunks(completion):
+                yield chunk
+            return
+        async with aclosing(adapter.stream(request, limits=limits)) as chunks:
+            async for chunk in chunks:
+                yield chunk
+    except Exception as error:
+        if _is_cancelled():  # the guards are to know, whatever the adapter made of it
+            raise asyncio.CancelledError from error
+        raise
 
 
 def _outcome(task: asyncio.Task[OrchestratorResponse]) -> OrchestratorResponse:

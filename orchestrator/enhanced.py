@@ -297,7 +297,8 @@ class EnhancedOrchestrator(BaseOrchestrator):
                 answers.append(answer)
                 if answer.is_usable and _can_be_read(step.stage, board, answer):
                     break
-                if deliver and answer.error is None:  # what merely broke off is gone on with
+                # What merely broke off is gone on with, but nobody can end another's tool call.
+                if deliver and (answer.error is None or run.delivery.tool_calls):
                     run.delivery.withdraw(f"{member.name}: {answer.failure}")
                 if run.is_over:
                     break

@@ -11,12 +11,14 @@ from orchestrator.attempts import Fallback, Retry
 from orchestrator.channel import Delivery
 from orchestrator.continuation import (
     Seam,
+    asks_for_json,
     continuation_request,
     is_prefilled,
     is_whole_json,
 )
 from orchestrator.deployment import Deployment
 from orchestrator.panel import Answer
+from orchestrator.prompts import without_tools
 from orchestrator.receipts import AttemptLog
 
 
@@ -118,9 +120,11 @@ class Pursuit:
         if delivery is None or not text:
             return Piece(self.request, delivery, is_quiet=bool(delivery and delivery.reasoning))
         prefill = deployment.config.prefill and self._prefills
-        request = continuation_request(self.request, text, prefill=prefill)
+        # It gets no tools, and some providers refuse a conversation that speaks of them then.
+        told = replace(self.request, messages=without_tools(self.request.messages))
+        request = continuation_request(told, text, prefill=prefill)
         self._prefilled = is_prefilled(request)
-        wants_json = self.request.response_format is not None
+        wants_json = asks_for_json(self.request.response_format)
         seam = Seam(text, anchored=not self._prefilled)
         return Piece(request, delivery, seam, is_quiet=True, wants_json=wants_json)
 
@@ -165,7 +169,8 @@ class Piece:
             text = self._seam.feed(chunk.text)
             if chunk.finish_reason is not None:
                 text += self._seam.end()
-                if self._wants_json and not is_whole_json(self._delivery.content + text):
+                is_meant_whole = self._wants_json and chunk.finish_reason == "stop"
+                if is_meant_whole and not is_whole_json(self._delivery.content + text):
                     raise MalformedResponse("an answer in two parts came to no JSON")
             chunk = replace(chunk, text=text)
         elif self._blank is not None:

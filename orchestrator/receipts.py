@@ -283,8 +283,11 @@ class AttemptLog:
         )
 
 
-def member_responses(stage: StageRecord | None) -> dict[str, MemberResponse]:
-    """What each member came to in a stage: the attempt that answered says it, else its last one."""
+def member_responses(stage: StageRecord | None, content: str) -> dict[str, MemberResponse]:
+    """What each member came to in a stage: the attempt that answered says it, else its last one.
+
+    One that went on with what another had begun says only the rest; both are the run's content.
+    """
     attempts = stage.attempts if stage else ()
     last = {made.member: made for made in attempts}
     last |= {made.member: made for made in attempts if made.status == "ok"}
@@ -292,7 +295,7 @@ def member_responses(stage: StageRecord | None) -> dict[str, MemberResponse]:
         name: MemberResponse(
             member=name,
             deployment=made.deployment,
-            text=made.text if made.status == "ok" else "",
+            text=_answer_of(made, content),
             usable=made.usable,
             usage=made.usage,
             elapsed_s=made.elapsed_s,
@@ -301,6 +304,12 @@ def member_responses(stage: StageRecord | None) -> dict[str, MemberResponse]:
         )
         for name, made in last.items()
     }
+
+
+def _answer_of(made: AttemptRecord, content: str) -> str:
+    if made.status != "ok":
+        return ""
+    return content if made.continues and made.usable else made.text
 
 
 def paid_attempts(stages: Sequence[StageRecord]) -> list[AttemptRecord]:

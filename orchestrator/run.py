@@ -208,7 +208,9 @@ class Run:
             content=delivery.content,
             status=status,
             causes=causes,
-            model_responses=member_responses(self.stages[0] if self.stages else None),
+            model_responses=member_responses(
+                self.stages[0] if self.stages else None, delivery.content
+            ),
             receipt=self.receipt(status, causes),
             finish_reason=delivery.finish_reason,
             reasoning=delivery.reasoning,

@@ -13,6 +13,8 @@ from adapters import (
     Chunk,
     CompletionRequest,
     ConnectionFailed,
+    ContentFiltered,
+    InvalidRequest,
     Limits,
     MalformedResponse,
     MockAdapter,
@@ -46,6 +48,7 @@ from orchestrator.events import (
     RunFinished,
     RunStarted,
     TextDelta,
+    TextReset,
 )
 from orchestrator.journal import Journal
 from orchestrator.ledger import Ledger, UsageEntry
@@ -202,7 +205,7 @@ async def test_a_wait_past_the_deadline_is_not_begun() -> None:
 async def test_what_keeps_failing_is_left_alone() -> None:
     """Once its breaker is open a deployment is not asked, and the error says when it will be."""
     clock = FakeClock()
-    about = {"retry": {"attempts": 1}, "breaker": {"failures": 2, "open_s": 30}}
+    about: dict[str, Any] = {"retry": {"attempts": 1}, "breaker": {"failures": 2, "open_s": 30}}
     async with engine({"gpt": [ProviderUnavailable("down")]}, clock=clock, **about) as of:
         for _ in range(2):
             with pytest.raises(ProviderUnavailable):
@@ -220,7 +223,7 @@ async def test_what_keeps_failing_is_left_alone() -> None:
 async def test_with_all_breakers_open_the_soonest_retry_is_said() -> None:
     """Nobody is asked, and the answer is there at once."""
     clock = FakeClock()
-    about = {"retry": {"attempts": 1}, "breaker": {"failures": 1, "open_s": 30}}
+    about: dict[str, Any] = {"retry": {"attempts": 1}, "breaker": {"failures": 1, "open_s": 30}}
     down = [ProviderUnavailable("down")]
     async with engine({"gpt": down, "claude": down}, clock=clock, **about) as of:
         with pytest.raises(NoDeploymentLeft):
@@ -260,6 +263,56 @@ async def test_a_call_that_is_refused_takes_nothing_of_the_rate() -> None:
         await of.execute_request(ask())
 
     assert clock.monotonic() == 0
+
+
+@pytest.mark.parametrize(
+    ("first", "last"),
+    [
+        (ProviderUnavailable("down"), ContentFiltered("not that")),
+        (InvalidRequest("no such field"), InvalidRequest("no such field")),
+    ],
+)
+async def test_an_error_of_the_request_itself_is_the_caller_s(
+    first: ProviderError, last: ProviderError
+) -> None:
+    """To hear that no deployment is left would be to ask the same again."""
+    async with engine({"gpt": [first], "claude": [last]}) as of:
+        with pytest.raises(type(last)):
+            await of.execute_request(ask("fast"))
+
+
+async def test_when_a_limited_route_may_be_asked_again_is_said() -> None:
+    """Not only breakers know; whoever was asked last may have told."""
+    slow = [RateLimited("slow down", retry_after_s=500.0)]
+    async with engine({"gpt": slow, "claude": slow}) as of:
+        with pytest.raises(NoDeploymentLeft) as refused:
+            await of.execute_request(ask("fast", time_s=60))
+
+    assert refused.value.retry_after_s == 500
+
+
+async def test_a_cancelled_call_is_no_failure_of_its_deployment() -> None:
+    """Some libraries make an error of a cancellation; the breaker is not to hear of it."""
+
+    class Misleading(MockAdapter):
+        async def stream(
+            self, request: CompletionRequest, *, limits: Limits = Limits()
+        ) -> AsyncGenerator[Chunk, None]:
+            yield Chunk(text="It begins")
+            try:
+                await asyncio.Event().wait()
+            except asyncio.CancelledError:
+                raise ProviderUnavailable("closed", deployment="gpt") from None
+
+    adapter = Misleading(deployment="gpt")
+    async with engine(adapters={"gpt": adapter}, breaker={"failures": 1}) as of:
+        async with aclosing(of.stream_request(ask())) as events:
+            async for event in events:
+                if isinstance(event, TextDelta):
+                    break
+        state = of.breakers()["gpt"].state
+
+    assert state == "closed"
 
 
 # Hedging.
@@ -307,6 +360,21 @@ async def test_a_late_answer_is_hedged_and_the_loser_cancelled() -> None:
 
 
 # What goes on where another broke off.
+
+
+CALL = ToolCall(id="1", name="look", arguments="{}")
+
+
+class CallingHalf(MockAdapter):
+    """Breaks off after the first piece of a tool call."""
+
+    async def stream(
+        self, request: CompletionRequest, *, limits: Limits = Limits()
+    ) -> AsyncGenerator[Chunk, None]:
+        async for chunk in super().stream(request, limits=limits):
+            yield chunk
+            if chunk.tool_calls:
+                raise StreamBroken("cut", **self.named())
 
 
 async def test_a_broken_stream_is_gone_on_with_by_the_next() -> None:
@@ -370,24 +438,80 @@ async def test_json_in_two_parts_is_json_or_an_error() -> None:
     assert told(joined) == whole
 
 
+async def test_a_text_format_is_no_json() -> None:
+    """Only an answer that was to be JSON must be JSON when it is joined."""
+    scripts = {"gpt": [Reply(text=STORY, cut_after=40)], "claude": [STORY[24:]]}
+    async with engine(scripts) as of:
+        events = await listen(of, ask("fast", response_format={"type": "text"}))
+
+    assert told(events) == STORY
+
+
+async def test_json_that_a_limit_cuts_in_its_second_part_is_partial() -> None:
+    """As it would be in one part: what there is is handed out, and said to be cut."""
+    whole = '{"answer": "a gateway that never lost a word", "sure": true}'
+    rest = Reply(text=whole[30:50], finish_reason="length")
+    async with engine({"gpt": [Reply(text=whole, cut_after=30)], "claude": [rest]}) as of:
+        events = await listen(of, ask("fast", response_format={"type": "json_object"}))
+
+    assert told(events) == whole[:50]
+    assert (answer(events).status, answer(events).finish_reason) == ("partial", "length")
+
+
+async def test_a_member_that_went_on_has_given_the_whole_answer() -> None:
+    """The receipt keeps what each attempt said; the member's answer is what they came to."""
+    scripts = {"gpt": [Reply(text=STORY, cut_after=40)], "claude": [STORY[24:]]}
+    async with engine(scripts) as of:
+        response = answer(await listen(of, ask("fast")))
+
+    assert response.model_responses["fast"].text == STORY
+    assert [made.text for made in response.receipt.stages[0].attempts] == [STORY[:40], STORY[24:]]
+
+
+async def test_whoever_goes_on_is_told_of_no_tools() -> None:
+    """It gets none, so what was called before it is told in words."""
+    call = {"id": "1", "type": "function", "function": {"name": "look", "arguments": "{}"}}
+    messages = [
+        {"role": "user", "content": "Why?"},
+        {"role": "assistant", "content": None, "tool_calls": [call]},
+        {"role": "tool", "tool_call_id": "1", "content": "because"},
+    ]
+    tools = [{"type": "function", "function": {"name": "look", "parameters": {}}}]
+    scripts = {"gpt": [Reply(text=STORY, cut_after=40)], "claude": [STORY[24:]]}
+    async with engine(scripts) as of:
+        events = await listen(of, ask("fast", prompt=None, messages=messages, tools=tools))
+        request = asked(of, "claude")[0]
+
+    assert told(events) == STORY
+    assert request.tools is None
+    assert [message["role"] for message in request.messages[:3]] == ["user", "assistant", "user"]
+    assert not any("tool_calls" in message for message in request.messages)
+
+
 async def test_tool_calls_are_not_gone_on_with() -> None:
     """Nobody can tell the half of a tool call from the whole of another."""
-
-    class Calling(MockAdapter):
-        async def stream(
-            self, request: CompletionRequest, *, limits: Limits = Limits()
-        ) -> AsyncGenerator[Chunk, None]:
-            async for chunk in super().stream(request, limits=limits):
-                yield chunk
-                if chunk.tool_calls:
-                    raise StreamBroken("cut", **self.named())
-
-    call = ToolCall(id="1", name="look", arguments="{}")
-    adapter = Calling([Reply(tool_calls=(call,))], deployment="gpt")
+    adapter = CallingHalf([Reply(tool_calls=(CALL,))], deployment="gpt")
     async with engine(adapters={"gpt": adapter}) as of:
         with pytest.raises(StreamBroken):
             await listen(of, ask("fast"))
         assert asked(of, "claude") == []
+
+
+async def test_the_next_writer_inherits_no_half_of_a_tool_call() -> None:
+    """What nobody can end is taken back before somebody else writes."""
+
+    def draft_or_call(request: CompletionRequest) -> Reply:
+        return Reply(tool_calls=(CALL,)) if request.tools else Reply(text="a draft")
+
+    panel = {"members": list(NAMES), "synthesizer": "claude", "fallback_synthesizers": ["gpt"]}
+    tools = [{"type": "function", "function": {"name": "look", "parameters": {}}}]
+    adapter = CallingHalf(draft_or_call, deployment="claude")
+    async with engine(adapters={"claude": adapter}, panels={"council": panel}) as of:
+        events = await listen(of, ask("compare/council", tools=tools))
+
+    assert answer(events).tool_calls == ()
+    assert answer(events).content == "gpt answers"
+    assert sum(isinstance(event, TextReset) for event in events) == 1
 
 
 # What it costs.
@@ -588,6 +712,21 @@ async def test_what_the_ledger_could_not_take_is_written_before_the_next_call() 
     assert given.content == "gpt answers"
     assert calls == 1
     assert [entry.cost_nanousd for entry in entries] == [COST, COST]
+
+
+@pytest.mark.parametrize("model", ["gpt", "compare/council"])
+async def test_without_a_ledger_nobody_is_asked(model: str) -> None:
+    """The error says that spending cannot be counted, of a panel as of one."""
+
+    class Full(Ledger):
+        async def reserve(self, *args: Any, **about: Any) -> str:
+            raise LedgerError("the disk is full")
+
+    budgets = {"windows": [{"scope": "global", "every": "day", "calls": 100}]}
+    async with Full(clock=FakeClock()) as ledger, engine(ledger=ledger, budgets=budgets) as of:
+        with pytest.raises(LedgerError, match="disk is full"):
+            await of.execute_request(ask(model))
+        assert sum(len(asked(of, name)) for name in NAMES) == 0
 
 
 # What is not paid for twice.
