@@ -3,18 +3,30 @@
 import asyncio
 from collections import Counter
 from collections.abc import AsyncGenerator, Mapping
-from contextlib import suppress
+from contextlib import aclosing, suppress
 from dataclasses import replace
 from random import Random
 from typing import Any
 
 import pytest
 
-from adapters import Chunk, CompletionRequest, Limits, MockAdapter, ProviderError, Usage
+from adapters import (
+    Chunk,
+    CompletionRequest,
+    Limits,
+    MockAdapter,
+    ModelConfig,
+    ProviderError,
+    Usage,
+)
+from adapters.config import LLMProvider, PriceConfig
 from adapters.mock import Reply
 from orchestrator import EnhancedOrchestrator, OrchestratorConfig, RequestConfig
 from orchestrator.clock import FakeClock
 from orchestrator.errors import OrchestratorError
+from orchestrator.events import TextDelta
+from orchestrator.ledger import Ledger
+from orchestrator.simulator import Simulator, simulated
 from tests.books import pending, read_accounts
 from tests.spending import (
     NOTHING,
@@ -120,6 +132,7 @@ async def watch(ledger: WatchedLedger, counted: Counter[str]) -> None:
                 counted["accounts"] += 1
                 assert is_within(account.spent + account.held, limit), account
         counted["reads"] += 1
+        await asyncio.sleep(0.01)
 
 
 def check_every_call(
@@ -183,7 +196,7 @@ async def test_a_thousand_at_once_overspend_nothing(
     assert outcomes["cancelled"] > 0
     assert counted["whole"] > requests // 10
     assert counted["refused"] + counted["cut"] > 0
-    assert reads["reads"] > 5
+    assert reads["reads"] > 3
     print(f"{dimension}: {dict(outcomes)}; calls {dict(counted)}, {books.refused} refused; {reads}")
 
 
@@ -297,3 +310,58 @@ async def test_absurd_usage_is_counted_instead(usage: Usage | None) -> None:
     assert entry.usage.estimated
     assert response.usage == entry.usage
     assert response.cost_nanousd == posted.money_nanousd
+
+
+LIES = ("nousage", "zerousage", "lowusage", "negusage", "strusage", "hugeusage")
+
+
+@pytest.mark.parametrize("is_live", [False, True], ids=["plain", "streamed"])
+@pytest.mark.parametrize("provider", LLMProvider)
+async def test_no_lie_on_the_wire_lowers_what_is_posted(
+    simulator: Simulator, provider: LLMProvider, is_live: bool
+) -> None:
+    """No usage, none that can be, too little: our count of the text stands. Too much is posted."""
+    faults = {"honest": (), **{lie: (lie,) for lie in LIES}, "hundredfold": ("usagex100",)}
+    settings = configured(tight={})
+    model = ModelConfig(
+        provider=provider,
+        model="sim",
+        price=PriceConfig.model_validate(PRICES["gpt"]),
+        api_base="http://placeholder.invalid/v1",
+    )
+    config = simulated(
+        settings.model_copy(
+            update={"models": dict.fromkeys(faults, model), "routes": {}, "panels": {}}
+        ),
+        simulator,
+        directives=faults,
+    )
+    request = RequestConfig(prompt="Why?", model="honest", max_tokens=300)
+    asked = {name: request.model_copy(update={"model": name}) for name in faults}
+    async with (
+        Ledger() as ledger,
+        EnhancedOrchestrator(config, ledger=ledger) as made,
+    ):
+        told = {name: await finish(made, one, is_live=is_live) for name, one in asked.items()}
+        await ledger.drain()
+        entries = {entry.deployment: entry for entry in await ledger.entries()}
+
+    honest = entries.pop("honest").usage
+    lied = entries.pop("hundredfold")
+    assert set(entries) == set(LIES)
+    for name, entry in entries.items():
+        counted = len(told[name].split())
+        assert entry.usage.estimated, name
+        assert entry.usage.completion_tokens >= counted > 20, name
+        assert entry.usage.prompt_tokens >= 1, name
+        assert not entry.over_bound, name
+    assert lied.usage.completion_tokens >= 100 * honest.completion_tokens
+    assert lied.over_bound
+
+
+async def finish(of: EnhancedOrchestrator, request: RequestConfig, *, is_live: bool) -> str:
+    """The text of an answer, streamed or in one piece."""
+    if not is_live:
+        return (await of.execute_request(request)).content
+    async with aclosing(of.stream_request(request)) as events:
+        return "".join([event.text async for event in events if isinstance(event, TextDelta)])
