@@ -108,6 +108,8 @@ def request_of(given: Mapping[str, Any], **more: Any) -> RequestConfig:
     panel: str | None = given["panel"]
     if len(models) == 1 and panel:
         raise click.UsageError("give -m or --panel; several -m replace the members of --panel")
+    for said in (given["prompt"], given["system"], *more.get("tags", ())):
+        _need_utf8(said or "")
     try:
         return RequestConfig(
             prompt=_prompt(given["prompt"], given["files"]),
@@ -127,6 +129,16 @@ def request_of(given: Mapping[str, Any], **more: Any) -> RequestConfig:
         )
     except ValidationError as error:
         refuse(error)
+
+
+def _need_utf8(said: str) -> None:
+    """Refuse what no JSON carries: Python keeps foreign bytes of a command line as half letters."""
+    try:
+        said.encode()
+    except UnicodeEncodeError as error:
+        raise click.UsageError(
+            f"the command line is not UTF-8 text (character {error.start} of {said[:20]!a})"
+        ) from error
 
 
 def _prompt(argument: str | None, files: tuple[Path, ...]) -> str:

@@ -11,9 +11,10 @@ import pytest
 from click.testing import Result
 
 from orchestrator.cli import setting, store
+from orchestrator.cli.progress import SIMULATED
 from orchestrator.config import RequestConfig
 from orchestrator.errors import BudgetExceeded, DeadlineExceeded, QuorumNotMet, UnknownModel
-from orchestrator.events import RunStarted
+from orchestrator.events import BudgetShrunk, RunStarted
 
 Call = Callable[..., Result]
 ANSWER = "Because of Rayleigh scattering.\n"
@@ -142,6 +143,8 @@ def test_files_follow_the_prompt(call: Call, made: Any, plant: Any, tmp_path: Pa
         ((), "", "no prompt"),
         (("  ",), "", "no prompt"),
         ((), b"caf\xe9", "stdin is not UTF-8 text (byte 3)"),
+        (("caf\udcff",), "", "the command line is not UTF-8 text"),
+        (("hi", "--system", "caf\udcff"), "", "the command line is not UTF-8 text"),
         (("hi", "--json", "--format", "text"), "", "contradict"),
         (("hi", "-m", "gpt", "--panel", "council"), "", "-m or --panel"),
         (("hi", "--temperature", "3"), "", "0<=x<=2"),
@@ -309,3 +312,72 @@ def test_a_schema_file_becomes_a_response_format(
     ]
     assert refused.exit_code == 2
     assert "c.json is not JSON" in refused.stderr
+
+
+def test_an_interrupted_run_is_gone_on_with(call: Call, made: Any, plant: Any) -> None:
+    """By the beginning of its id; what was asked stands in its journal."""
+    engine = plant(made.replay([event for event in made.events() if type(event) is not RunStarted]))
+    made.kept(ended=False)
+    result = call("ask", "--resume", "00", "--json")
+
+    assert result.exit_code == 0
+    assert engine.resumed == ["run-0001"]
+    assert engine.requests == []
+    assert json.loads(result.stdout)["content"] == ANSWER.strip()
+    assert "Note: the configuration has changed since" in result.stderr
+
+
+def test_a_run_that_has_ended_is_not_gone_on_with(call: Call, made: Any, plant: Any) -> None:
+    """It is shown."""
+    engine = plant(made.replay(made.events()))
+    made.kept()
+    result = call("ask", "--resume", "0001")
+
+    assert result.exit_code == 2
+    assert "`orchestrator show 0001` shows what it came to" in result.stderr
+    assert engine.resumed == []
+
+
+def test_a_simulated_run_is_gone_on_with_simulated(
+    call: Call, made: Any, plant: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """And a real one is never finished by the simulator."""
+    plant(made.replay([event for event in made.events() if type(event) is not RunStarted]))
+    made.kept(ended=False, notes=(SIMULATED,))
+    made.kept(made.receipt(run_id="run-0002"), ended=False)
+
+    assert json.loads(call("ask", "--resume", "0001", "--json").stdout)["simulated"] is True
+    monkeypatch.delenv("ORCHESTRATOR_CONFIG")
+    for name in ("TEAM_OPENAI_KEY", "ANTHROPIC_API_KEY", "GEMINI_API_KEY"):
+        monkeypatch.delenv(name)
+    monkeypatch.chdir(tmp_path)
+    refused = call("ask", "--resume", "0002")
+    assert refused.exit_code == 2
+    assert "asked real models, and no key of one is set" in refused.stderr
+
+
+def test_who_was_left_out_stands_in_the_request(
+    call: Call, made: Any, plant: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The receipt says so even if the run is interrupted and gone on with."""
+    engine = plant(made.replay(made.events()))
+    monkeypatch.delenv("GEMINI_API_KEY")
+    result = call("ask", "hi")
+
+    assert engine.requests[0].notes == ("not asked, because no key is set: gemini",)
+    assert engine.requests[0].members == ("gpt", "claude")
+    assert "Note: not asked, because no key is set: gemini" in result.stderr
+
+
+def test_a_run_that_was_shrunk_says_so(call: Call, made: Any, plant: Any) -> None:
+    """While it goes on, and as a warning at its end."""
+    shrunk = made.response(made.receipt(shrunk=("not asked: gemini",)))
+    events = made.events(shrunk)
+    events.insert(1, BudgetShrunk(steps=("not asked: gemini",)))
+    plant(made.replay(events))
+    result = call("ask", "hi")
+
+    assert "to fit the budget: not asked: gemini" in result.stderr.splitlines()
+    assert "Warning: to fit the budget: not asked: gemini" in result.stderr
+    assert call("ask", "hi", "--strict").exit_code == 1
+    assert json.loads(call("ask", "hi", "--json").stdout)["shrunk"] == ["not asked: gemini"]

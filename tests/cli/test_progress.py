@@ -9,8 +9,23 @@ from rich.spinner import Spinner
 
 from adapters import Usage
 from orchestrator.cli.live import LiveBoard, LogLines, Silent, draw, watcher
-from orchestrator.cli.progress import Board, closing_line, log_line, shortfalls
-from orchestrator.events import AttemptFinished, StageStarted, TextReset
+from orchestrator.cli.progress import (
+    SIMULATED,
+    Board,
+    closing_line,
+    log_line,
+    shortfalls,
+    spent,
+)
+from orchestrator.events import (
+    AdapterLoading,
+    AttemptFinished,
+    AttemptFollows,
+    AttemptStarted,
+    BudgetShrunk,
+    StageStarted,
+    TextReset,
+)
 from orchestrator.responses import MemberResponse
 
 
@@ -188,3 +203,91 @@ def test_the_live_board_leaves_its_last_state_on_the_screen(made: Any) -> None:
         board.make_room()
 
     assert "✓ write" in console.export_text().splitlines()[-2]
+
+
+@pytest.mark.parametrize(
+    ("how", "wait_s", "said"),
+    [
+        ("retry", 1.2, "retry in 1.20 s"),
+        ("retry", 0.0, "retry at once"),
+        ("fallback", 0.0, "fallback to claude"),
+        ("continuation", 0.0, "continued by claude"),
+        ("hedge", 0.0, "no answer within 2 s: asking claude as well"),
+    ],
+)
+def test_what_follows_a_failure_is_said(made: Any, how: Any, wait_s: float, said: str) -> None:
+    """In the log, and on the board until the next attempt has begun."""
+    about = {"stage": "answer", "member": "claude"}
+    follows = AttemptFollows(
+        **about, deployment="claude", wait_s=wait_s, how=how, cause="no answer within 2 s"
+    )
+    board = Board()
+    for event in (*made.events()[:9], follows):
+        board.apply(event)
+
+    assert log_line(follows) == f"answer: claude: {said}"
+    assert said in drawn(board)
+    board.apply(AttemptStarted(**about, deployment="claude", attempt=2))
+    assert said not in drawn(board)
+
+
+def test_a_member_whose_adapter_loads_is_said_to(
+    made: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """It takes seconds in which nothing else happens; one line is enough for all of them."""
+    loading = AdapterLoading(stage="answer", member="gpt", deployment="gpt")
+    loaded = dataclasses.replace(loading, is_done=True)
+    board, log = Board(), LogLines()
+    for event in (*made.events()[:3], loading, loading):
+        board.apply(event)
+        log.show(event)
+
+    assert "loading the engine" in drawn(board)
+    assert capsys.readouterr().err.count("loading the engine") == 1
+    board.apply(loaded)
+    assert log_line(loaded) is None
+    assert "loading the engine" not in drawn(board)
+
+
+def test_the_board_shows_what_gave_way_and_what_is_expected(made: Any) -> None:
+    """Before the first call, where it can be seen."""
+    board = Board()
+    board.apply(made.events()[0])
+    board.expected = "4 calls, about $0.01"
+    board.apply(BudgetShrunk(steps=("not asked: mistral",)))
+
+    assert "council · compare · 3 members · 4 calls, about $0.01" in drawn(board)
+    assert "! not asked: mistral" in drawn(board)
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({}, "$0.0123"),
+        ({"cost_nanousd": 0}, "$0.00"),
+        ({"calls": 0, "cost_nanousd": 0}, "cached"),
+        ({"calls": 0, "status": "failed"}, "nothing called"),
+        ({"unpriced": ("gpt",)}, "~$0.0123"),
+        ({"unpriced": ("gpt",), "cost_nanousd": 0}, "price unknown"),
+        ({"usage": Usage(prompt_tokens=1, estimated=True)}, "~$0.0123"),
+        ({"notes": (SIMULATED,)}, "simulated"),
+    ],
+)
+def test_what_was_spent_is_said_as_exactly_as_it_is_known(
+    made: Any, changes: dict[str, Any], said: str
+) -> None:
+    """A ~ stands for what was estimated, or is missing in the sum."""
+    assert spent(made.receipt(**changes)) == said
+
+
+def test_what_gave_way_is_told_once(made: Any) -> None:
+    """A cause says it already where it made the answer a lesser one."""
+    shrunk = {"shrunk": ("not asked: mistral",)}
+    lesser = {"status": "degraded", "causes": ("budget: not asked: mistral",), "missing": ()}
+
+    assert shortfalls(made.response(made.receipt(**shrunk))) == [
+        "to fit the budget: not asked: mistral"
+    ]
+    assert shortfalls(made.response(made.receipt(**shrunk, **lesser))) == [
+        "the answer is degraded: budget: not asked: mistral"
+    ]
