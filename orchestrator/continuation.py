@@ -44,7 +44,8 @@ def continuation_request(
 
     With a prefill the text stands last, as the assistant's own message, and the model goes on with
     it. That needs a deployment that says it can, a text that does not end in white space (Anthropic
-    refuses one, chat templates trim it) and no thinking before the answer. Otherwise the text is
+    refuses one, chat templates trim it), enough of it to be known again should the model begin
+    anew, and no thinking before the answer. Otherwise the text is
     shown as an assistant's message and a user's message asks for the rest. It asks to begin with
     the last words once more: a model's answer hardly ever begins with a space or in the middle of
     a word, so without them nobody could tell how the parts belong together. `Seam` takes them out.
@@ -87,7 +88,8 @@ def is_prefilled(request: CompletionRequest) -> bool:
 
 def _takes_prefill(request: CompletionRequest, delivered: str) -> bool:
     thinks = request.reasoning_effort not in {None, "none"} or "thinking" in request.extra
-    return not thinks and not delivered[-1].isspace()
+    is_known_again = len(delivered.strip(_PAUSE)) >= LEAST_WHOLE
+    return not thinks and is_known_again and not delivered[-1].isspace()
 
 
 def _with_begun(messages: Any, begun: Message) -> list[Message]:

@@ -281,6 +281,7 @@ def test_whoever_goes_straight_on_is_understood_as_well(text: str) -> None:
     [
         ("It is ", {}),
         ("It is\n", {}),
+        (" It", {}),
         ("It is", {"reasoning_effort": "high"}),
         ("It is", {"extra": {"thinking": {"type": "enabled", "budget_tokens": 2000}}}),
     ],
@@ -288,7 +289,7 @@ def test_whoever_goes_straight_on_is_understood_as_well(text: str) -> None:
 def test_where_a_prefill_would_be_refused_it_is_asked_for(
     delivered: str, fields: dict[str, Any]
 ) -> None:
-    """White space at its end, or thinking before it."""
+    """White space at its end, too little to know it again, or thinking before it."""
     assert not is_prefilled(continuation_request(request(**fields), delivered, prefill=True))
 
 
