@@ -246,7 +246,8 @@ def test_dependencies_are_what_is_imported() -> None:
         for name in names_used(ast.Module(body=[node], type_ignores=[]))
     }
     declared = {
-        Requirement(text).name.partition(".")[0]  # `ruamel.yaml` is imported through `ruamel`
+        # `ruamel.yaml` is imported through `ruamel`, `pyrate-limiter` as `pyrate_limiter`
+        Requirement(text).name.partition(".")[0].replace("-", "_")
         for text in PYPROJECT["project"]["dependencies"]
     }
     ours = {"adapters", "orchestrator"}
