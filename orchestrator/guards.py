@@ -43,6 +43,7 @@ class Place:
 
     def __init__(self, run: Run, deployment: Deployment, bound: Bound, attempt: AttemptLog) -> None:
         self._run = run
+        self._breaker = deployment.breaker
         self._pace = deployment.pace
         # A call that may come to more than a minute's tokens is not refused for what it may be.
         a_minute = deployment.config.rates.tokens_per_minute
@@ -50,6 +51,8 @@ class Place:
         self._attempt = attempt
 
     async def __aenter__(self) -> None:
+        if not self._breaker.is_ready:  # nobody stands in line to be refused
+            self._breaker.settle(self._breaker.admit(), "neutral")
         until_s = self._run.ends_s if self._attempt.may_wait else self._run.clock.monotonic()
         self._slot = await self._pace.enter(self._tokens, until_s)
 
@@ -154,13 +157,17 @@ class Hold:
         self._is_settled = False
 
     async def __aenter__(self) -> Self:
-        if self._books is None:
-            return self
-        await self._books.catch_up()
+        if self._books is not None:
+            await self._reserve(self._books)
+        self._attempt.is_sent = True
+        return self
+
+    async def _reserve(self, books: Books) -> None:
+        await books.catch_up()
         scopes = self._run.scopes_of(self._deployment.name)
         while scopes and not self._reservation:
             try:
-                self._reservation = await self._books.ledger.reserve(
+                self._reservation = await books.ledger.reserve(
                     self._bound.amount,
                     scopes,
                     run_id=self._run.run_id,
@@ -168,7 +175,6 @@ class Hold:
                 )
             except BudgetExceeded as error:
                 self._shorten(error)
-        return self
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: object
@@ -181,16 +187,20 @@ class Hold:
             return
         self._is_settled = True
         posting = self._attempt.posting = self._posting(error)
-        if self._books is None:
-            return
-        ledger = self._books.ledger
+        self._attempt.is_sent = posting.amount != billing.NOTHING
+        if self._books is not None:
+            self._post(self._books, posting, error)
+
+    def _post(self, books: Books, posting: Posting, error: BaseException | None) -> None:
+        ledger, reservation = books.ledger, self._reservation
         entry = _entry(self._run, self._deployment, self._attempt, error)
-        if not self._reservation:
-            self._books.post(partial(ledger.record, entry))
-        elif posting.amount == billing.NOTHING:
-            self._books.post(partial(ledger.release, self._reservation))
+        if not self._attempt.is_sent:
+            if reservation:
+                books.post(partial(ledger.release, reservation))
+        elif reservation:
+            books.post(partial(ledger.settle, reservation, posting.amount, entry))
         else:
-            self._books.post(partial(ledger.settle, self._reservation, posting.amount, entry))
+            books.post(partial(ledger.record, entry))
 
     def _shorten(self, error: BudgetExceeded) -> None:
         """Ask for a shorter answer, if a shorter one fits.
@@ -213,6 +223,7 @@ class Hold:
         if tokens is None:
             raise error
         self.request = replace(self.request, max_tokens=tokens)
+        self._attempt.is_shortened = True
         self._bound = billing.bound_of(
             self._bound.prompt_tokens, tokens, price, self._bound.amount.time_ms
         )

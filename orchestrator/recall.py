@@ -132,7 +132,8 @@ class Recall:
                 run.journal.append(call)
             except JournalError as error:  # what is paid for is used; no more is paid for
                 run.halt(error)
-        if self._caches(run) and is_usable(completion):
+        is_ours_alone = attempt.is_shortened and completion.finish_reason == "length"
+        if self._caches(run) and is_usable(completion) and not is_ours_alone:
             if flight is not None:
                 self._flights.land(key, completion)
             self._fresh[key] = completion

@@ -109,6 +109,8 @@ class AttemptLog:
         fold: What has come of the answer.
         source: Where it comes from.
         posting: What it used up, once that is known.
+        is_sent: Whether the provider is, or may have been, asked.
+        is_shortened: Whether a budget left room for a shorter answer only.
         continues: Whether it goes on with an answer that another attempt had begun.
     """
 
@@ -118,6 +120,8 @@ class AttemptLog:
         self.fold = CompletionFold()
         self.source: Source = "call"
         self.posting: Posting | None = None
+        self.is_sent = False
+        self.is_shortened = False
         self.continues = False
         self.is_hedge = False  # asked beside another that is late
         self.may_wait = True  # for a place in its deployment's pace; else somebody else is asked
@@ -235,10 +239,12 @@ class AttemptLog:
                 elapsed_s=self.elapsed_s,
             )
         )
-        used = self.fold.usage or Usage(estimated=True)
+        usage = Usage() if self.posting is None else self.posting.usage
+        if self.posting is None and self.is_sent:  # it has not ended yet
+            usage = self.fold.usage or Usage(estimated=True)
         self._keep(
             status,
-            usage=used if self.posting is None else self.posting.usage,
+            usage=usage,
             error=error,
             message=message,
             status_code=code,
@@ -277,6 +283,7 @@ class AttemptLog:
                 text=self.fold.text,
                 cost_nanousd=self._cost_nanousd,
                 source=self.source,
+                sent=self.is_sent,
                 continues=self.continues,
                 over_bound=self.posting is not None and self.posting.is_over,
             )

@@ -4,10 +4,12 @@ Everything here is a frozen value that survives a trip through JSON (`Receipt.to
 `Receipt.from_json`).
 """
 
+import json
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from pydantic import TypeAdapter
+from pydantic_core import PydanticSerializationError
 
 from adapters.types import FinishReason, ToolCall, Usage
 
@@ -46,13 +48,14 @@ class AttemptRecord:
     text: str = ""
     cost_nanousd: int | None = None  # None: the price is not known
     source: Source = "call"
+    sent: bool = True  # false where it was refused before, or the answer was there already
     continues: bool = False  # it went on with the answer that the attempt before had begun
     over_bound: bool = False  # it used more than could be reserved for it
 
     @property
     def is_paid(self) -> bool:
         """Whether it was paid for in this run, now or before an interruption."""
-        return self.source in ("call", "journal")
+        return self.source == "journal" or (self.source == "call" and self.sent)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -103,7 +106,12 @@ class Receipt:
     error: str = ""  # the error's class name, where the run came to no answer
 
     def to_json(self, *, indent: int | None = 2) -> bytes:
-        return _RECEIPT.dump_json(self, indent=indent)
+        """The receipt as it is kept. A half of a character, which nothing can write, is a `?`."""
+        try:
+            return _RECEIPT.dump_json(self, indent=indent)
+        except PydanticSerializationError:
+            told = json.dumps(_RECEIPT.dump_python(self), ensure_ascii=False, indent=indent)
+            return told.encode("utf-8", "replace")
 
     @staticmethod
     def from_json(text: bytes | str) -> "Receipt":
