@@ -36,6 +36,11 @@ class Amount:
             time_ms=self.time_ms + other.time_ms,
         )
 
+    def beyond(self, other: "Amount") -> "Amount":
+        """So much of each as there is more of than in the other."""
+        more = {name: max(getattr(self, name) - getattr(other, name), 0) for name in DIMENSIONS}
+        return Amount(**more)
+
     def times(self, count: int) -> "Amount":
         """So many of it."""
         return Amount(

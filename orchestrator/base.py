@@ -22,6 +22,7 @@ from adapters.errors import (
 from adapters.prices import price_of
 from adapters.types import Chunk, CompletionRequest, in_chunks
 from orchestrator import billing
+from orchestrator.amounts import Amount
 from orchestrator.attempts import (
     Failure,
     GiveUp,
@@ -84,7 +85,7 @@ from orchestrator.panel import (
 from orchestrator.patterns import Pattern, PatternLibrary
 from orchestrator.prompts import draft_request, plain_request, without_tools
 from orchestrator.pursuit import Pursuit, Race, RaceLost
-from orchestrator.quoting import Basis, fitted_quote, plan_of
+from orchestrator.quoting import Basis, fitted_quote
 from orchestrator.recall import Recall
 from orchestrator.receipts import AttemptLog, StageLog
 from orchestrator.resolve import resolve
@@ -159,6 +160,7 @@ class BaseOrchestrator:
         }
         self._retired: list[Deployment] = []
         self._running: set[asyncio.Task[OrchestratorResponse]] = set()
+        self._is_closed = False
         self._nonce = nonce
         self._journal = journal
         self._ledger = ledger
@@ -191,6 +193,7 @@ class BaseOrchestrator:
 
     async def aclose(self) -> None:
         """End the runs there are, write down what is to be kept, and close every adapter."""
+        self._is_closed = True
         await _end(self._running)
         deployments = [*self._deployments.values(), *self._retired]
         self._retired.clear()
@@ -316,6 +319,7 @@ class BaseOrchestrator:
 
         Raises:
             JournalError: there is no journal of it, or it has ended.
+            InvalidRun: it asks somebody whom the configuration does not know any more.
         """
         if self._journal is None:
             raise JournalError("There is no journal to resume from")
@@ -324,8 +328,10 @@ class BaseOrchestrator:
             opening = journal.opening
             run = self._begin(opening.request, is_live=True, opening=opening)
             run.journal = journal
+            if opening.config_hash != self._hash():
+                run.notes = ("resumed with another configuration than it began with",)
             if opening.plan is not None:
-                run.follow(opening.plan)
+                run.follow(opening.plan, opening.shrunk)
             async with aclosing(self._events(run)) as events:
                 async for event in events:
                     yield event
@@ -342,8 +348,13 @@ class BaseOrchestrator:
         finally:
             await _end({task})
 
+    def _refuse_if_closed(self) -> None:
+        if self._is_closed:
+            raise OrchestratorError("The orchestrator is closed; make another one")
+
     def _start(self, run: Run) -> asyncio.Task[OrchestratorResponse]:
         """A run is a task of its own: closing the orchestrator ends it, and not its caller."""
+        self._refuse_if_closed()
         task = asyncio.create_task(self._drive(run))
         self._running.add(task)
         task.add_done_callback(self._running.discard)
@@ -353,6 +364,7 @@ class BaseOrchestrator:
         self, request: RequestConfig, *, is_live: bool, opening: Opening | None = None
     ) -> Run:
         """Resolve and check a request; nothing has been called yet."""
+        self._refuse_if_closed()
         target = resolve(request, self._config, self.patterns)
         return Run(
             opening or self._open(request, is_plain=target.is_plain),
@@ -370,15 +382,19 @@ class BaseOrchestrator:
         seed, nonce = seed_of(run_id), ""
         if not is_plain:  # a plain run shows nobody's words to anybody
             seed, nonce = self._recall.chance(request) or (seed, self._nonce())
-        self._config_hash = self._config_hash or config_hash(self._config)
         return Opening(
             run_id=run_id,
             started_at=now.isoformat(),
             seed=seed if request.seed is None else request.seed,
             nonce=nonce,
-            config_hash=self._config_hash,
+            config_hash=self._hash(),
             request=request,
         )
+
+    def _hash(self) -> str:
+        """What the configuration is called in receipts."""
+        self._config_hash = self._config_hash or config_hash(self._config)
+        return self._config_hash
 
     def _members(self, run: Run) -> Sequence[Member]:
         return run.target.members
@@ -399,6 +415,7 @@ class BaseOrchestrator:
                     seed=run.seed,
                 )
             )
+            run.tell_plan()
             if run.target.is_plain:
                 await self._answer_plain(run)
             else:
@@ -421,11 +438,22 @@ class BaseOrchestrator:
         is_resumed = run.journal is not None
         if run.has_budget and not run.target.is_plain and not is_resumed:
             quote = await self._fitted_quote(run)
-            asked = plan_of(run.target)
-            run.shrink(quote.shrunk, degrades=replace(quote.plan, max_tokens=None) != asked)
-            run.follow(quote.plan)
-        if self._journal is not None and not is_resumed:
+            run.follow(quote.plan, quote.shrunk)
+        if run.journal is not None:
+            await self._count_before(run, run.journal.paid)
+        elif self._journal is not None:
             run.journal = self._journal.begin(run.opening)
+
+    async def _count_before(self, run: Run, paid: Amount) -> None:
+        """Count to a resumed run's budget what its ledger does not know of, being a new one."""
+        scopes = [scope for scope in run.scopes if scope.kind == "run"]
+        if self._ledger is None or not scopes:
+            return
+        (standing,) = await self._ledger.standing(scopes)
+        unknown = paid.beyond(standing.spent)
+        if unknown != Amount():
+            reservation = await self._ledger.reserve(Amount(), scopes, run_id=run.run_id)
+            await self._ledger.settle(reservation, unknown)
 
     async def _open_ledger(self, run: Run) -> None:
         """Open the ledger, where spending is kept or limited; in memory where it is not kept."""
@@ -697,7 +725,30 @@ class BaseOrchestrator:
     def _order(
         self, run: Run, stage: StageLog, member: Member, request: CompletionRequest
     ) -> list[str]:
-        """A member's deployments in the order in which to ask them."""
+        """A member's deployments in the order in which to ask them.
+
+        Of a resumed run, whoever had answered first: to ask another would be to pay again.
+        """
+        names = self._by_strategy(run, stage, member, request)
+        if len(names) == 1 or run.journal is None or run.journal.paid == Amount():
+            return names
+        had_answered = {
+            name
+            for name in names
+            if self._had_answered(run, member, run.deployments[name], request)
+        }
+        return sorted(names, key=lambda name: name not in had_answered)  # a stable sort
+
+    def _had_answered(
+        self, run: Run, member: Member, deployment: Deployment, request: CompletionRequest
+    ) -> bool:
+        asked = self._bounded(run, deployment, request)
+        key = self._recall.key(run, deployment, asked, member.sample)
+        return run.journal is not None and run.journal.holds(key)
+
+    def _by_strategy(
+        self, run: Run, stage: StageLog, member: Member, request: CompletionRequest
+    ) -> list[str]:
         if len(member.deployments) == 1:
             return list(member.deployments)
         route = run.config.routes.get(member.route)

@@ -113,7 +113,7 @@ class EnhancedOrchestrator(BaseOrchestrator):
         pattern = run.pattern
         assert pattern is not None, "a panel is always asked by a pattern"
         board = new_board(pattern, run, Fences(run.opening.nonce))
-        run.notes = pattern.notes
+        run.notes = (*run.notes, *pattern.notes)
         for step in steps(pattern):
             reason = reason_to_skip(step, board, is_over=run.is_over)
             if reason:

@@ -22,6 +22,7 @@ from typing import Any
 from pydantic import TypeAdapter, ValidationError
 
 from adapters.types import Completion
+from orchestrator.amounts import Amount
 from orchestrator.budget import Plan
 from orchestrator.config import RequestConfig
 from orchestrator.errors import JournalError
@@ -43,6 +44,7 @@ class Opening:
     """What is needed to make a run again: the request, and every bit of chance in it.
 
     `plan` is what was left of the run so that it fits its budget; None if nothing gave way.
+    `shrunk` says what did, one line each.
     """
 
     run_id: str
@@ -52,6 +54,7 @@ class Opening:
     config_hash: str
     request: RequestConfig
     plan: Plan | None = None
+    shrunk: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -84,16 +87,26 @@ class Record:
 
 
 class RunJournal:
-    """The journal of one run, open for writing. Only one process has it open at a time."""
+    """The journal of one run, open for writing. Only one process has it open at a time.
+
+    Attributes:
+        opening: What was asked.
+        paid: What an earlier life of this run has paid for.
+    """
 
     def __init__(self, path: Path, descriptor: int, record: Record) -> None:
         self.opening = record.opening
         self.path = path
         self._file: int | None = descriptor
         self._length = record.length
+        self.paid = sum((_amount(call) for call in record.calls), Amount())
         self._paid: dict[str, deque[PaidCall]] = defaultdict(deque)
         for call in record.calls:
             self._paid[call.key].append(call)
+
+    def holds(self, key: str) -> bool:
+        """Whether `find` would find something."""
+        return bool(self._paid.get(key))
 
     def find(self, key: str) -> PaidCall | None:
         """A call of an earlier life of this run that was paid for; each is found once."""
@@ -315,6 +328,7 @@ def _opening_to_json(opening: Opening) -> dict[str, Any]:
         "config_hash": opening.config_hash,
         "request": opening.request.model_dump(mode="json", exclude_defaults=True),
         "plan": None if opening.plan is None else _PLAN.dump_python(opening.plan),
+        "shrunk": opening.shrunk,
     }
 
 
@@ -325,7 +339,14 @@ def _opening_from_json(value: Any) -> Opening:
             **value,
             "request": RequestConfig.model_validate(value["request"]),
             "plan": None if plan is None else _PLAN.validate_python(plan),
+            "shrunk": tuple(value.get("shrunk", ())),
         }
+    )
+
+
+def _amount(call: PaidCall) -> Amount:
+    return Amount(
+        money_nanousd=call.cost_nanousd or 0, tokens=call.completion.usage.total_tokens, calls=1
     )
 
 

@@ -30,7 +30,7 @@ from orchestrator.budget import (
     total_quote,
 )
 from orchestrator.config import OrchestratorConfig, RequestConfig
-from orchestrator.errors import BudgetExceeded, OrchestratorError
+from orchestrator.errors import BudgetExceeded, InvalidRun, OrchestratorError
 from orchestrator.fences import Fences, shorten
 from orchestrator.panel import Member
 from orchestrator.patterns import Pattern, Stage, Step, steps
@@ -157,8 +157,17 @@ def plan_of(target: Target) -> Plan:
 
 
 def planned(target: Target, plan: Plan) -> Target:
-    """The target with the members and synthesizers of a plan."""
+    """The target with the members and synthesizers of a plan.
+
+    Raises:
+        InvalidRun: the plan is older than the configuration, and asks somebody who is gone.
+    """
     writers = _writers(target)
+    known = {member.name for member in target.members}
+    gone = [name for name in plan.members if name not in known]
+    gone += [name for name in plan.synthesizers if name not in writers]
+    if gone:
+        raise InvalidRun(f"{', '.join(map(repr, gone))} was to be asked, and is not any more")
     return replace(
         target,
         members=tuple(member for member in target.members if member.name in plan.members),

@@ -18,7 +18,7 @@ from orchestrator.journal import Opening, RunJournal
 from orchestrator.panel import Member
 from orchestrator.patterns import Pattern
 from orchestrator.prompts import conversation, question_text
-from orchestrator.quoting import planned
+from orchestrator.quoting import plan_of, planned
 from orchestrator.receipts import (
     StageLog,
     StageStatus,
@@ -76,6 +76,7 @@ class Run:
         self._limits = config.timeouts.limits()
         self._halted: JournalError | None = None
         self.max_tokens: int | None = None
+        self._is_less = False
         self.shrunk: tuple[str, ...] = ()
         self.journal: RunJournal | None = None
         self.channel = Channel(has_listener=is_live)
@@ -116,12 +117,22 @@ class Run:
         if self._halted is not None:
             raise JournalError(str(self._halted)) from self._halted
 
-    def follow(self, plan: Plan) -> None:
-        """Ask whom a plan asks, and for no longer answers than it says."""
+    def follow(self, plan: Plan, shrunk: tuple[str, ...]) -> None:
+        """Ask whom a plan asks, and for no longer answers than it says.
+
+        Raises:
+            InvalidRun: somebody it asks is not there any more.
+        """
+        asked = plan_of(self.target)
         self.target = planned(self.target, plan)
         self.max_tokens = plan.max_tokens
-        if plan != self.opening.plan:
-            self.opening = replace(self.opening, plan=plan)
+        self._is_less = replace(plan, max_tokens=None) != asked
+        if plan != asked:
+            self.opening = replace(self.opening, plan=plan, shrunk=shrunk)
+
+    def tell_plan(self) -> None:
+        """Say what gave way for the plan: fewer members, or another writer, are less than asked."""
+        self.shrink(self.opening.shrunk, degrades=self._is_less)
 
     def shrink(self, steps: tuple[str, ...], *, degrades: bool = False) -> None:
         """Something gave way so that the run, or a call of it, fits its budget.

@@ -217,7 +217,19 @@ async def test_what_keeps_failing_is_left_alone() -> None:
 
     assert calls == 2
     assert refused.value.retry_after_s == pytest.approx(30)
-    assert (state.state, state.probe_in_s) == ("open", pytest.approx(30))
+    assert state.state == "open"
+    assert state.probe_in_s == pytest.approx(30)
+
+
+async def test_nobody_stands_in_line_for_a_deployment_that_is_left_alone() -> None:
+    """Its rate is used up as well, but that is not what there is to wait for."""
+    rates = {"gpt": {"rates": {"requests_per_minute": 1}}}
+    about: dict[str, Any] = {"retry": {"attempts": 1}, "breaker": {"failures": 1, "open_s": 300}}
+    async with engine({"gpt": [ProviderUnavailable("down")]}, models=rates, **about) as of:
+        with pytest.raises(ProviderUnavailable):
+            await of.execute_request(ask())
+        with pytest.raises(BreakerOpen):
+            await asyncio.wait_for(of.execute_request(ask()), 5)
 
 
 async def test_with_all_breakers_open_the_soonest_retry_is_said() -> None:
@@ -528,6 +540,21 @@ async def test_every_call_has_its_price_in_the_receipt() -> None:
     assert response.receipt.unpriced == ()
 
 
+async def test_what_was_not_sent_is_no_call_in_the_receipt() -> None:
+    """Neither the call that a breaker refuses nor the connection that is not made."""
+    refused = [ConnectionFailed("refused", maybe_billed=False)]
+    about: dict[str, Any] = {"retry": {"attempts": 1}, "breaker": {"failures": 1}}
+    async with engine({"gpt": refused}, **about) as of:
+        not_connected = await of.execute_request(ask("fast"))
+        response = await of.execute_request(ask("fast"))
+
+    receipts = [not_connected.receipt, response.receipt]
+    assert [receipt.calls for receipt in receipts] == [1, 1]
+    assert [receipt.usage for receipt in receipts] == [USAGE, USAGE]
+    sent = [made.sent for receipt in receipts for made in receipt.stages[0].attempts]
+    assert sent == [False, True, True]
+
+
 async def test_an_unknown_price_is_said() -> None:
     """A sum that leaves something out names it."""
     async with engine(models={"gpt": {"price": None}}) as of:
@@ -580,6 +607,19 @@ async def test_a_panel_shrinks_to_its_budget_and_says_so() -> None:
     assert set(response.model_responses) == {"claude", "gemini"}
     assert response.status == "degraded"
     assert response.receipt.shrunk == ("not asked: gpt",)
+
+
+async def test_a_run_has_started_before_it_says_what_gave_way() -> None:
+    """Whoever listens learns first of all which run it is."""
+    async with engine() as of:
+        quote = await of.quote(ask("compare/council", max_tokens=1000))
+        less = quote.full.amount.money_nanousd * 9 // 10
+        request = ask("compare/council", max_tokens=1000, max_cost_usd=f"{less / 10**9:.9f}")
+        events = await listen(of, request)
+
+    assert isinstance(events[0], RunStarted)
+    assert isinstance(events[1], BudgetShrunk)
+    assert len(events[0].members) == 2
 
 
 async def test_windows_are_kept_over_runs() -> None:
@@ -776,6 +816,32 @@ async def test_a_caller_may_do_without_the_cache(home: Path, mode: str) -> None:
     assert kept.content == ("first" if mode == "off" else "second")
 
 
+async def test_an_answer_that_a_budget_cut_is_not_shared(home: Path) -> None:
+    """Whoever asked the same with more money is given a whole one."""
+    is_asked, may_answer = asyncio.Event(), asyncio.Event()
+
+    def in_time(request: CompletionRequest) -> Reply:
+        is_asked.set()
+        if request.max_tokens == 1000:
+            return Reply(text="to its end")
+        return Reply(text="to its", finish_reason="length", delay_s=1)
+
+    adapter = MockAdapter(in_time, deployment="gpt", sleep=lambda _: may_answer.wait())
+    async with engine(adapters={"gpt": adapter}, cache={}) as of:
+        first = asyncio.create_task(
+            of.execute_request(ask(max_tokens=1000, max_cost_usd="0.00009"))
+        )
+        await is_asked.wait()
+        second = asyncio.create_task(of.execute_request(ask(max_tokens=1000)))
+        for _ in range(50):  # until it waits for the first one's answer
+            await asyncio.sleep(0)
+        may_answer.set()
+        poor, rich = await first, await second
+
+    assert (poor.status, poor.finish_reason) == ("partial", "length")
+    assert (rich.status, rich.finish_reason) == ("complete", "stop")
+
+
 async def test_tenants_share_no_answers(home: Path) -> None:
     """What one has paid for another cannot read."""
     async with engine({"gpt": ["first", "second"]}, cache={}) as of:
@@ -903,3 +969,44 @@ async def test_what_a_caller_notes_stands_in_the_receipt() -> None:
         response = await of.execute_request(ask("council", notes=("for the board",)))
 
     assert response.receipt.notes[0] == "for the board"
+
+
+async def test_half_a_character_costs_nobody_a_receipt(tmp_path: Path) -> None:
+    """A prompt may hold what nothing can write; it was answered and paid for all the same."""
+    journal = Journal(tmp_path)
+    async with engine(journal=journal) as of:
+        response = await of.execute_request(ask(prompt="Why \ud83d?"))
+
+    kept = journal.read(response.receipt.run_id).receipt
+    assert kept is not None
+    assert (kept.content, kept.prompt) == ("gpt answers", "Why ??")
+
+
+# From when on, and until when.
+
+
+async def test_an_orchestrator_that_is_closed_says_so() -> None:
+    """Nothing is opened again by accident, and closing twice does no harm."""
+    of = engine()
+    await of.execute_request(ask())
+    begun = of.stream_request(ask())
+    await of.aclose()
+
+    with pytest.raises(OrchestratorError, match="is closed"):
+        await of.execute_request(ask())
+    with pytest.raises(OrchestratorError, match="is closed"):
+        await of.quote(ask())
+    with pytest.raises(OrchestratorError, match="is closed"):
+        await anext(begun)
+    await of.aclose()
+
+
+def test_an_orchestrator_serves_one_loop_after_another(home: Path) -> None:
+    """What is kept between runs belongs to none of them."""
+    of = engine(cache={}, budgets={"windows": [{"scope": "global", "every": "day", "calls": 9}]})
+
+    first = asyncio.run(of.execute_request(ask("compare/council")))
+    second = asyncio.run(of.execute_request(ask("compare/council")))
+    asyncio.run(of.aclose())
+
+    assert first.content == second.content
