@@ -234,11 +234,12 @@ class Seam:
 def _is_telling(known: str, count: int) -> bool:
     """Whether so many of the last characters would not come again by themselves.
 
-    They hold words, and are not more of the same that stands before them: a text that has just
-    said something twice may well say it a third time.
+    They hold words, or are all there is and more than a rule. And they are not more of the same
+    that stands before them: a text that has just said something twice may well say it a third time.
     """
     letters = sum(character.isalnum() for character in known[-count:])
-    return letters >= min(LEAST_LETTERS, count // 2) and not _repeats_itself(known, count)
+    least = 1 if count == len(known) else min(LEAST_LETTERS, count // 2)
+    return letters >= least and not _repeats_itself(known, count)
 
 
 def _repeats_itself(known: str, count: int) -> bool:

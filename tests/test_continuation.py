@@ -14,6 +14,7 @@ from adapters.types import CompletionRequest
 from orchestrator.continuation import (
     LEAST_LETTERS,
     LEAST_OVERLAP,
+    LEAST_WHOLE,
     Seam,
     asks_for_json,
     continuation_request,
@@ -92,6 +93,14 @@ def test_repeated_words_are_handed_out_once(text: str, thorough: bool) -> None:
             assert joined(text[:cut], [text[cut - repeated :]]) == text, (cut, repeated)
 
     assert tried > 20
+
+
+@pytest.mark.parametrize("text", ["1  \n2  \n3", "2 + 2 = 4", "(a) or (b)?", "x > 0.5: yes"])
+def test_a_short_answer_begun_again_is_handed_out_once(text: str) -> None:
+    """All of it in the same order is no accident, however few of its characters are letters."""
+    for cut in range(4, len(text) + 1):
+        if len(text[:cut].strip(" .…\n")) >= LEAST_WHOLE:
+            assert joined(text[:cut], list(text)) == text, cut
 
 
 def is_ambiguous(text: str, cut: int, repeated: int) -> bool:
