@@ -1,18 +1,40 @@
 """Streams cut anywhere and gone on with by another model: every answer whole, and nothing twice."""
 
 import asyncio
+import os
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import AsyncIterator, Iterator, Sequence
 from dataclasses import dataclass, replace
+from itertools import pairwise
+from pathlib import Path
 from random import Random
 
-from adapters import LLMProvider, ModelConfig
+import httpx
+import yaml  # with vcrpy, which writes the recordings
+
+from adapters import (
+    BaseAdapter,
+    CompletionRequest,
+    EmptyAnswer,
+    LLMProvider,
+    MockAdapter,
+    ModelConfig,
+    _litellm,
+    collect,
+    create_adapter,
+)
+from adapters._provider import LiteLLMAdapter
+from adapters.mock import Reply
 from orchestrator import EnhancedOrchestrator, OrchestratorConfig, RequestConfig
 from orchestrator.config import RetryConfig, RouteConfig
 from orchestrator.simulator import Simulator
+from tests.adapters.test_recordings import VARIABLE, missing, read_rows
+from tests.adapters.wires import ASK, Bytes, rewire
 from tests.routed import PROVIDERS, Heard, another, deployment, hear
 
 CUTS_PER_STREAM, CUTS_PER_STREAM_THOROUGH = 17, 167  # of 60 streams
+CUTS_OF_A_RECORDING, CUTS_OF_A_RECORDING_THOROUGH = 20, 500
+GENEROUS = RetryConfig(fallback_ratio=1, budget_ratio=1)  # here everything breaks off
 PROMPTS = (
     "In one sentence: which river is the longest?",
     "Which river is the longest, and why?",
@@ -92,8 +114,7 @@ def configured(simulator: Simulator, stream: Stream, cuts: Sequence[Cut]) -> Orc
             simulator, another(stream.provider), cut.way, prefill=cut.prefill
         )
         routes[cut.name] = RouteConfig(models=(first, second))
-    generous = RetryConfig(fallback_ratio=1, budget_ratio=1)
-    return OrchestratorConfig(models=models, routes=routes, retry=generous)
+    return OrchestratorConfig(models=models, routes=routes, retry=GENEROUS)
 
 
 async def cut_many(stream: Stream, count: int, rng: Random) -> tuple[Counter[str], list[str]]:
@@ -154,3 +175,124 @@ async def test_a_stream_cut_anywhere_comes_to_its_whole_answer(thorough: bool) -
     print(f"{came.total()} cuts: {dict(came)}, {len(wrong)} wrong")
     assert wrong == []
     assert came["continued"] > came.total() / 2
+
+
+# Recorded streams.
+
+
+@dataclass(frozen=True)
+class Recording:
+    """A stream of a real provider: its bytes, and what they say."""
+
+    path: str
+    config: ModelConfig
+    body: bytes
+    text: str
+
+
+async def recordings(folder: Path) -> AsyncIterator[Recording]:
+    """The recorded streams whose text is long enough to be cut."""
+    for row in read_rows(folder):
+        expected = row["expect"]
+        if not row["stream"] or expected["error"] or expected["tool_calls"]:
+            continue
+        cassette = yaml.safe_load((folder / row["path"]).read_text("utf-8"))
+        body = cassette["interactions"][0]["response"]["body"]["string"].encode()
+        base = {"api_base": row["api_base"]} if row["provider"] == "custom" else {}
+        config = ModelConfig(provider=row["provider"], model=row["model"], api_key="k", **base)
+        text = (await collect(replaying(config, [body], None).stream(ASK))).text
+        if len(text) > 8:
+            yield Recording(row["path"], config, body, text)
+
+
+def replaying(
+    config: ModelConfig, parts: Sequence[bytes], failure: Exception | None
+) -> LiteLLMAdapter:
+    """An adapter whose provider sends these bytes, and then ends or breaks."""
+    adapter = create_adapter(config)
+    assert isinstance(adapter, LiteLLMAdapter)
+
+    async def respond(request: httpx.Request) -> httpx.Response:
+        headers = {"content-type": "text/event-stream"}
+        return httpx.Response(200, headers=headers, stream=Bytes(parts, failure))
+
+    rewire(adapter, httpx.MockTransport(respond))
+    return adapter
+
+
+def in_parts(rng: Random, body: bytes) -> list[bytes]:
+    """The bytes as a network may deliver them."""
+    places = sorted(
+        {0, len(body), *(rng.randrange(len(body) + 1) for _ in range(rng.randrange(9)))}
+    )
+    return [body[start:end] for start, end in pairwise(places)]
+
+
+def going_on(text: str, rng: Random) -> MockAdapter:
+    """A model that knows how an answer goes on, and goes on with it in one of several ways."""
+    way, repeats = rng.choice(("on", "repeating", "anew")), rng.randrange(24, 200)
+
+    def script(request: CompletionRequest) -> Reply:
+        *_, last = request.messages
+        if len(request.messages) == 1:
+            return Reply(text=text)
+        is_prefilled = last["role"] == "assistant"
+        begun = str(last["content"] if is_prefilled else request.messages[-2]["content"])
+        start = len(begun)
+        if way == "anew":
+            start = 0
+        elif way == "repeating":
+            start = max(0, start - repeats)
+        elif not is_prefilled:
+            start = begun.rindex(str(last["content"]).partition(":\n\n")[2])
+        rest = text[start:]
+        return Reply(text=rest) if rest else Reply(error=EmptyAnswer("there is nothing to add"))
+
+    return MockAdapter(script)
+
+
+async def cut_recording(recording: Recording, count: int, rng: Random) -> list[str]:
+    """Which cuts of a recorded stream did not come to its whole text."""
+    models: dict[str, ModelConfig] = {}
+    routes: dict[str, RouteConfig] = {}
+    adapters: dict[str, BaseAdapter] = {}
+    places = [rng.randrange(len(recording.body)) for _ in range(count)]
+    for place in places:
+        parts = in_parts(rng, recording.body[:place])
+        failure = httpx.ReadError("connection lost") if rng.random() < 0.5 else None
+        first, second = f"first-{len(routes)}", f"second-{len(routes)}"
+        adapters[first] = replaying(recording.config, parts, failure)
+        adapters[second] = going_on(recording.text, rng)
+        models[first] = recording.config
+        models[second] = adapters[second].config.model_copy(update={"prefill": rng.random() < 0.5})
+        routes[f"route-{len(routes)}"] = RouteConfig(models=(first, second))
+    config = OrchestratorConfig(models=models, routes=routes, retry=GENEROUS)
+    async with EnhancedOrchestrator(config, adapters=adapters) as engine:
+        asked = [RequestConfig(prompt="?", model=name) for name in routes]
+        heard = await asyncio.gather(*(hear(engine, one, streamed=True) for one in asked))
+    return [
+        f"{recording.path} at {place}: {fault}"
+        for place, one in zip(places, heard, strict=True)
+        if (fault := amiss(one, [recording.text]))
+    ]
+
+
+async def test_a_recorded_stream_cut_anywhere_comes_to_its_whole_text(thorough: bool) -> None:
+    """As real providers send them, in pieces of any size."""
+    named = os.environ.get(VARIABLE)
+    if not named or not (Path(named) / "EXPECTED.jsonl").is_file():
+        missing(named, in_ci=bool(os.environ.get("CI")))
+        return
+    await _litellm.load()
+    rng = Random(1)
+    streams = cuts = 0
+    wrong: list[str] = []
+
+    async for recording in recordings(Path(named)):
+        count = CUTS_OF_A_RECORDING_THOROUGH if thorough else CUTS_OF_A_RECORDING
+        wrong += await cut_recording(recording, count, rng)
+        streams, cuts = streams + 1, cuts + count
+
+    print(f"{cuts} cuts of {streams} recorded streams, {len(wrong)} wrong")
+    assert wrong == []
+    assert streams
