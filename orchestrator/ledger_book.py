@@ -191,7 +191,6 @@ class Book:
     def rollback(self) -> None:
         """Undo what was done since `begin`, as far as the database has not done so itself."""
         self._looked_at_ms = -1
-        self._known.clear()
         with suppress(Exception):  # the error that led here is the one to tell
             self._cursor.execute("ROLLBACK")
 
@@ -228,7 +227,8 @@ class Book:
         scopes = limited(hold.scopes, self.now_ms)
         self._make_accounts(scopes, [key for key in scopes if key not in self._known])
         is_held = self._hold(hold.needed, scopes)
-        if not is_held and len(self._rows(scopes)) < len(scopes):  # another process pruned one
+        # One that was known may have been pruned since, or rolled back.
+        if not is_held and len(self._rows(scopes)) < len(scopes):
             self._make_accounts(scopes, scopes)
             is_held = self._hold(hold.needed, scopes)
         if not is_held:
@@ -464,7 +464,6 @@ class Book:
         passes = or_(accounts.c.every != "", accounts.c.kind == "run")
         old = accounts.c.opens_ms < oldest_ms - 31 * windows.DAY_MS
         self.connection.execute(delete(accounts).where(passes, old, *_nothing_held()))
-        self._known.clear()
 
     def trim(self, keep: int = KEPT_IN_MEMORY) -> None:
         """Forget all but the newest calls, receipts and runs: memory is not for archives."""
@@ -476,7 +475,6 @@ class Book:
         latest = select(accounts.c.key).where(is_run).order_by(accounts.c.opens_ms.desc())
         others = accounts.c.key.not_in(latest.limit(keep))
         self.connection.execute(delete(accounts).where(is_run, others, *_nothing_held()))
-        self._known.clear()
 
     def _forget_usage(self, which: ColumnElement[bool]) -> None:
         old = select(usage.c.id).where(which)

@@ -3,10 +3,11 @@
 import asyncio
 import threading
 from dataclasses import replace
+from typing import get_args
 
 import pytest
 
-from orchestrator.amounts import NANO, Amount, Caps, Scope
+from orchestrator.amounts import NANO, Amount, Caps, Scope, ScopeKind
 from orchestrator.clock import FakeClock
 from orchestrator.errors import BudgetExceeded, LedgerError
 from orchestrator.ledger import Ledger, UsageEntry
@@ -71,18 +72,21 @@ async def test_every_dimension_is_a_limit_of_its_own(
     )
 
 
-async def test_a_refusal_by_one_scope_holds_nothing_in_the_others(ledger: Ledger) -> None:
+@pytest.mark.parametrize("kind", ["run", "key", "deployment", "global"])
+async def test_a_refusal_by_one_scope_holds_nothing_in_the_others(
+    ledger: Ledger, kind: ScopeKind
+) -> None:
     """Whichever of them refuses, and however many had room: it is all or nothing."""
-    tight = [
-        replace(scope, kind="deployment", name=f"d{number}", caps=Caps(money_nanousd=NANO))
-        for number, scope in enumerate((RUN, KEY, ALL))
+    tight = Scope(kind=kind, name="tight", caps=Caps(money_nanousd=NANO))
+    wide = [
+        replace(tight, kind=other, name="wide", caps=Caps(money_nanousd=9 * NANO))
+        for other in get_args(ScopeKind)
     ]
 
-    for scopes in ([tight[0], RUN, KEY], [RUN, tight[1], KEY], [RUN, KEY, tight[2]]):
-        with pytest.raises(BudgetExceeded):
-            await ledger.reserve(dollars(2), scopes)
+    with pytest.raises(BudgetExceeded):
+        await ledger.reserve(dollars(2), [*wide, tight])
 
-    assert {one.held for one in await ledger.standing([RUN, KEY, *tight])} == {Amount()}
+    assert {one.held for one in await ledger.standing([*wide, tight])} == {Amount()}
 
 
 async def test_a_refusal_says_what_there_is_and_what_to_do(ledger: Ledger) -> None:
@@ -320,7 +324,7 @@ async def test_an_expired_hold_is_settled_in_full(ledger: Ledger, clock: FakeClo
     entry = UsageEntry(run_id="r1", tenant="alice", deployment="gpt", tags=("a", "b"))
     held = await ledger.reserve(replace(dollars(2), tokens=50), [RUN, KEY], ttl_s=60, entry=entry)
 
-    clock.advance(61)
+    clock.advance(60)
     await ledger.drain()
 
     assert [(one.spent, one.held) for one in await ledger.standing([RUN, KEY])] == [
@@ -332,6 +336,22 @@ async def test_an_expired_hold_is_settled_in_full(ledger: Ledger, clock: FakeClo
     assert (written.tenant, written.deployment, written.tags) == ("alice", "gpt", ("a", "b"))
     assert (written.recovered, written.usage.estimated) == (True, True)
     assert (written.cost_nanousd, written.usage.total_tokens) == (2 * NANO, 50)
+
+
+async def test_a_hold_that_another_process_found_expired_is_resolved(
+    file_url: str, clock: FakeClock
+) -> None:
+    """Whoever made it comes too late, and posts nothing a second time."""
+    late = FakeClock()
+    late.advance(13 * 3600)
+    async with Ledger(file_url, clock) as one:
+        held = await one.reserve(dollars(2), [RUN])
+        async with Ledger(file_url, late):
+            pass
+
+        with pytest.raises(LedgerError, match="not pending"):
+            await one.settle(held, dollars(1))
+        assert (await one.standing([RUN]))[0].spent == dollars(2)
 
 
 @pytest.mark.parametrize(

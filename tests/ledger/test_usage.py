@@ -171,6 +171,22 @@ async def test_old_records_are_forgotten_once_a_day(url: str, clock: FakeClock) 
         await ledger.reserve(one, [run])  # its account is made anew
 
 
+def test_a_time_that_was_rolled_back_is_written_down_by_the_next() -> None:
+    """Otherwise the next process would not know how late it has been."""
+    connection = connect(find("sqlite://"))
+    one, other = Book(connection, this_process("one")), Book(connection, this_process("other"))
+    one.begin(10**12)
+    one.rollback()
+    one.begin(10**12)
+    one.commit()
+
+    other.begin(0)
+    other.commit()
+
+    assert other.now_ms == 10**12
+    connection.close()
+
+
 def test_an_account_that_another_process_pruned_is_made_anew() -> None:
     """One process may remember a window that another one has forgotten."""
     connection = connect(find("sqlite://"))
