@@ -469,7 +469,11 @@ class BaseOrchestrator:
                     hold_s=config.hold_s,
                     keep_days=config.keep_days,
                 )
-                await ledger.open()
+                try:
+                    await ledger.open()
+                except BaseException:
+                    await ledger.aclose()
+                    raise
                 self._ledger, self._books = ledger, Books(ledger)
 
     async def _fitted_quote(self, run: Run) -> Quote:
@@ -773,7 +777,7 @@ class BaseOrchestrator:
                 Option(
                     deployment=name,
                     context_tokens=run.deployments[name].capacity.context_tokens,
-                    is_ready=run.deployments[name].breaker.is_ready,
+                    is_ready=_is_free(run, pursuit, name),
                 )
                 for name in pursuit.names
             ],
@@ -854,7 +858,7 @@ class BaseOrchestrator:
         piece = pursuit.open(deployment)
         attempt.continues = piece.continues
         attempt.is_hedge = race is not None and name != pursuit.name
-        attempt.may_wait = not any(run.deployments[one].breaker.is_ready for one in pursuit.names)
+        attempt.may_wait = not any(_is_free(run, pursuit, one) for one in pursuit.names)
         if piece.continues:
             stage.notes.append(f"{name} went on with the answer where it had broken off")
         try:
@@ -968,6 +972,11 @@ class BaseOrchestrator:
         raise QuorumNotMet(
             f"No member of {run.target.name!r} gave a usable answer: " + "; ".join(stage.causes)
         )
+
+
+def _is_free(run: Run, pursuit: Pursuit, name: str) -> bool:
+    """Whether a deployment might answer a call at once, as far as is known."""
+    return name not in pursuit.without_room and run.deployments[name].breaker.is_ready
 
 
 async def _answer(

@@ -17,6 +17,7 @@ from orchestrator.continuation import (
     is_whole_json,
 )
 from orchestrator.deployment import Deployment
+from orchestrator.errors import RateExceeded
 from orchestrator.panel import Answer
 from orchestrator.prompts import without_tools
 from orchestrator.receipts import AttemptLog
@@ -35,6 +36,7 @@ class Pursuit:
         number: How many attempts there have been.
         tries: How many of them at this deployment.
         before: Why those before failed.
+        without_room: Who had no room for the call when it was their turn, and may be waited for.
     """
 
     names: list[str]
@@ -45,6 +47,7 @@ class Pursuit:
     number: int = 0
     tries: int = 0
     before: list[Exception] = field(default_factory=list)
+    without_room: set[str] = field(default_factory=set)
     _delivered: int = 0  # characters, when this attempt began
     _prefills: bool = True
     _prefilled: bool = False
@@ -63,6 +66,9 @@ class Pursuit:
     def follow(self, step: Retry | Fallback, error: Exception) -> None:
         """Make ready for the next attempt."""
         self.before.append(error)
+        if isinstance(error, RateExceeded) and self.name not in self.without_room:
+            self.without_room.add(self.name)
+            self.names.append(self.name)  # to be waited for, if nobody else answers
         if isinstance(step, Fallback):
             self.names.remove(step.deployment)
             self.name, self.tries, self._prefills = step.deployment, 0, True

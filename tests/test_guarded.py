@@ -1,8 +1,10 @@
 """The engine under its guards: what is paid for, tried again, gone on with, not paid twice."""
 
 import asyncio
+import threading
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -219,6 +221,28 @@ async def test_what_keeps_failing_is_left_alone() -> None:
     assert refused.value.retry_after_s == pytest.approx(30)
     assert state.state == "open"
     assert state.probe_in_s == pytest.approx(30)
+
+
+async def test_who_had_no_room_is_waited_for_if_nobody_else_answers() -> None:
+    """It was not asked yet: that the other one is down is no reason to give up."""
+    clock = FakeClock()
+    rates = {"gpt": {"rates": {"requests_per_minute": 1}}}
+    down = {"claude": [ProviderUnavailable("down")]}
+    async with engine(down, clock=clock, models=rates, retry={"attempts": 1}) as of:
+        await of.execute_request(ask("fast"))
+        waiting = asyncio.create_task(of.execute_request(ask("fast", time_s=120)))
+        for _ in range(200):
+            await asyncio.sleep(0)
+        clock.advance(61)
+        response = await asyncio.wait_for(waiting, 5)
+
+    assert response.content == "gpt answers"
+    assert [made.error for made in response.receipt.stages[0].attempts] == [
+        "RateExceeded",
+        "ProviderUnavailable",
+        "",
+    ]
+    assert response.receipt.calls == 2
 
 
 async def test_nobody_stands_in_line_for_a_deployment_that_is_left_alone() -> None:
@@ -982,6 +1006,17 @@ async def test_half_a_character_costs_nobody_a_receipt(tmp_path: Path) -> None:
     assert (kept.content, kept.prompt) == ("gpt answers", "Why ??")
 
 
+async def test_watched_or_not_a_run_has_the_same_receipt() -> None:
+    """Whether an answer comes in pieces or in one makes no other difference."""
+    async with engine() as of:
+        waited_for = await of.execute_request(ask("critique/council", seed=3))
+    async with engine() as of:
+        watched = answer(await listen(of, ask("critique/council", seed=3)))
+
+    assert watched.content == waited_for.content
+    assert watched.receipt == replace(waited_for.receipt, run_id=watched.receipt.run_id)
+
+
 # From when on, and until when.
 
 
@@ -1010,3 +1045,23 @@ def test_an_orchestrator_serves_one_loop_after_another(home: Path) -> None:
     asyncio.run(of.aclose())
 
     assert first.content == second.content
+
+
+async def test_a_run_that_is_cancelled_while_the_ledger_opens_leaves_none_open() -> None:
+    """Its thread would keep the file, and nobody would know of it."""
+
+    def threads() -> list[str]:
+        return [thread.name for thread in threading.enumerate() if thread.name == "ledger"]
+
+    before = len(threads())
+    async with engine() as of:
+        run = asyncio.create_task(of.execute_request(ask(max_calls=3)))
+        for _ in range(100):
+            if len(threads()) > before:
+                break
+            await asyncio.sleep(0)
+        run.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await run
+
+    assert len(threads()) == before
