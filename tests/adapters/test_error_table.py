@@ -28,6 +28,10 @@ from adapters.types import Limits
 from tests.adapters.wires import KEY
 
 
+def is_error(found: object) -> bool:
+    return inspect.isclass(found) and issubclass(found, Exception)
+
+
 @pytest.fixture(autouse=True, scope="module")
 def _through_the_door() -> None:
     """litellm is imported as the product imports it: imported bare, it downloads a price map."""
@@ -197,7 +201,7 @@ def test_the_drawing_of_the_tree_is_true() -> None:
     assert drawn == classes
 
 
-@pytest.mark.parametrize("name", [n for n in adapters.__all__ if hasattr(adapters.errors, n)])
+@pytest.mark.parametrize("name", [n for n in adapters.__all__ if is_error(getattr(adapters, n))])
 def test_an_error_says_who_and_what_to_do(name: str) -> None:
     """Its parts are attributes; its text begins with the deployment's name."""
     kind = getattr(adapters, name)
