@@ -4,7 +4,8 @@ What goes in is our own list, what comes out is checked.
 
 litellm is imported at the first real call (it costs seconds and 160 MB). Its HTTP clients all run
 over `_wire.WatchedTransport`, so a retry, a redirect or a stream cut short inside it cannot go
-unnoticed. Nothing of litellm's is used but `acompletion`, its exceptions and its token counter.
+unnoticed. Nothing of litellm's is used but `acompletion`, its exceptions, its token counter, what
+makes its HTTP clients, and the one switch that keeps it from logging what nobody reads.
 """
 
 import asyncio

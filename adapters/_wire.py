@@ -3,8 +3,9 @@
 litellm hides what the wire said: it rewrites statuses, turns cut streams into `stop`, follows
 redirects, retries, and splits lines inside a JSON string. So its HTTP clients are given this
 transport. Every call has a `Call` in a context variable; the transport records there what the
-provider really answered, and raises at the first thing that must not reach litellm. What litellm
-is given is whole events of valid JSON, a line each.
+provider really answered, and raises at the first thing that must not reach litellm; also when the
+answer is there and the adapter reads it itself, for then litellm's part is over. What litellm is
+given is whole events of valid JSON, a line each.
 """
 
 import asyncio
