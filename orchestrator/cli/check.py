@@ -66,13 +66,13 @@ def report(config: OrchestratorConfig) -> dict[str, Any]:
     patterns = naming.library(config)
     rows = []
     for name, model in config.models.items():
-        key = key_of(model, deployment=name)
+        key, price = key_of(model, deployment=name), price_line(model)
         rows.append(
             {
                 "name": name,
                 "key": key.line,
                 "key_present": key.present,
-                "price": price_line(model),
+                "price": f"{price} per 1M tokens" if price.startswith("$") else price,
                 "price_known": price_of(model) is not None,
             }
         )

@@ -7,7 +7,7 @@ from orchestrator.amounts import Caps, Scope
 from orchestrator.config import OrchestratorConfig, ledger_url, with_state
 from orchestrator.ledger import Ledger
 from orchestrator.ledger_database import find
-from orchestrator.run import deployment_scopes, shared_scopes
+from orchestrator.limits import deployment_scopes, shared_scopes
 
 
 @asynccontextmanager

@@ -75,15 +75,14 @@ def as_object(
 
 
 def price_line(model: ModelConfig) -> str:
-    """What a million tokens cost, in words; of a model with tiers, the first."""
+    """What a million tokens cost, in few words; of a model with tiers, the first."""
     if model.price == "free":
         return "free"
     rates = _rates(model)
     if rates is None:
         return "unknown"
-    more = "" if len(rates) == 1 else ", more for long prompts"
-    first = rates[0]
-    return f"${_dollars(first.input)} in, ${_dollars(first.output)} out per 1M tokens{more}"
+    more = "" if len(rates) == 1 else ", more if long"
+    return f"${_dollars(rates[0].input)} in, ${_dollars(rates[0].output)} out{more}"
 
 
 def _rates(model: ModelConfig) -> Schedule | None:
@@ -155,7 +154,7 @@ def _model_object(name: str, model: ModelConfig) -> dict[str, Any]:
 def _models_table(config: OrchestratorConfig) -> Table:
     has_rates = any(rates_line(model.rates) for model in config.models.values())
     more = ("rates",) if has_rates else ()
-    table = _table("model", "asks for", "key", "weight", "price", *more)
+    table = _table("model", "asks for", "key", "weight", "price of 1M tokens", *more)
     for name, model in config.models.items():
         key = key_of(model, deployment=name)
         table.add_row(

@@ -23,9 +23,9 @@ from orchestrator.config import OrchestratorConfig, RequestConfig
 from orchestrator.enhanced import EnhancedOrchestrator
 from orchestrator.errors import BudgetExceeded, UnknownPrice
 from orchestrator.ledger import Ledger
+from orchestrator.limits import run_time_s
 from orchestrator.quoting import quote
 from orchestrator.resolve import resolve
-from orchestrator.run import run_time_s
 
 EPILOG = """\b
 Examples:

@@ -88,6 +88,15 @@ def test_every_option_reaches_the_request(call: Call, made: Any, plant: Any) -> 
     assert engine.closed
 
 
+def test_refreshing_asks_anew_and_keeps_that(call: Call, made: Any, plant: Any) -> None:
+    """By default the cache is used, where the configuration has one."""
+    engine = plant(made.replay(made.events()))
+    call("ask", "hi")
+    call("ask", "hi", "--refresh")
+
+    assert [request.cache for request in engine.requests] == ["use", "refresh"]
+
+
 @pytest.mark.parametrize(
     ("words", "model", "members"),
     [

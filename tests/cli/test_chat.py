@@ -1,6 +1,7 @@
 """`chat`: a conversation as a value, and the loop around it."""
 
 from collections.abc import Callable
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -200,3 +201,10 @@ def test_an_interrupted_answer_is_forgotten_and_the_talk_goes_on(
     assert "Cancelled" in result.stderr
     assert result.stdout == f"{ANSWER}\n"
     assert len(engine.requests[1].messages) == 1
+
+
+def test_every_turn_has_the_same_budget(call: Call, engine: Any) -> None:
+    """--max-cost is for an answer, not for the conversation."""
+    call("chat", "--max-cost", "0.05", stdin="hello\nand now?\n")
+
+    assert [request.max_cost_usd for request in engine.requests] == [Decimal("0.05")] * 2

@@ -66,8 +66,9 @@ def test_models_lists_deployments_routes_and_panels(call: Call, team: Path) -> N
         "✗ ANTHROPIC_API_KEY",
         "✓ none needed",
         "free",
-        "$0.1 in, $0.4 out per 1M tokens",
-        "$0.25 in, $2 out per 1M tokens",
+        "$0.1 in, $0.4 out",
+        "price of 1M tokens",
+        "$0.25 in, $2 out",
         "gemini, gpt, else claude",
         "gpt, claude, gemini",
     ):
@@ -275,3 +276,43 @@ def test_names_are_completed_from_the_configuration(
 
     names = {line.partition(",")[2] for line in done.stdout.splitlines() if line}
     assert names == found, done.stderr
+
+
+def test_models_shows_rates_and_prices_as_they_are(call: Call, team: Path) -> None:
+    """A price is the list's unless the file has one, and one that nobody knows is called so."""
+    team.write_text(
+        team.read_text().replace(
+            "routes:",
+            "  odd: {provider: openai, model: nobody-knows-it,"
+            " rates: {requests_per_minute: 500, tokens_per_minute: 200000, concurrency: 5}}\n"
+            "  tiers: {provider: google, model: gemini-2.5-pro}\n"
+            "routes:",
+        )
+    )
+    shown = call("models", "-c", str(team)).stdout
+    told = json.loads(call("models", "-c", str(team), "--json").stdout)["models"]
+    by_name = {row["name"]: row for row in told}
+
+    said = " ".join(shown.partition("\nodd")[2].partition("tiers")[0].split())
+    assert "unknown" in said
+    assert "500/min, 200,000 tokens/min, 5 at once" in said
+    assert "more if long" in shown
+    assert by_name["odd"]["price"] is None
+    assert by_name["odd"]["rates"]["concurrency"] == 5
+    assert by_name["gpt"]["price"]["source"] == "list"
+    assert by_name["gemini"]["price"] == {
+        "input_usd": "0.1",
+        "output_usd": "0.4",
+        "cached_input_usd": "0.1",
+        "source": "configuration",
+    }
+
+
+def test_check_warns_of_a_budget_that_fits_no_question(call: Call, team: Path) -> None:
+    """Found before the first run is refused."""
+    team.write_text(team.read_text() + "budgets: {per_run: {money_usd: 0.000001}}\n")
+    result = call("check", str(team))
+
+    assert result.exit_code == 0
+    assert "! panels.council: not even a short question fits" in result.stdout
+    assert call("check", str(team), "--strict").exit_code == 1

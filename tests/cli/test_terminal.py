@@ -128,6 +128,7 @@ def test_a_terminal_sees_members_live_and_then_the_answer(open_terminal: Open) -
     assert code == 0
     assert "\x1b[?25l" in terminal.seen
     assert "council · compare · 3 members" in terminal.seen
+    assert " · 2 calls, about $0.01" in terminal.seen
     assert "gemini" in terminal.seen
     after = terminal.seen.rpartition("\x1b[?25h")[2]
     assert after.split("\r\n")[0] == "Because of Rayleigh scattering."
