@@ -172,6 +172,7 @@ class Hold:
                     scopes,
                     run_id=self._run.run_id,
                     ttl_s=self._run.call_limits().total_s + SETTLING_S,
+                    entry=_begun(self._run, self._deployment, self._attempt),
                 )
             except BudgetExceeded as error:
                 self._shorten(error)
@@ -268,12 +269,8 @@ class Hold:
         return counted if reported is None else billing.at_least(counted, reported)
 
 
-def _entry(
-    run: Run, deployment: Deployment, attempt: AttemptLog, error: BaseException | None
-) -> UsageEntry:
-    """What the records of usage say about a call."""
-    posting = attempt.posting
-    assert posting is not None, "what is recorded has been posted"
+def _begun(run: Run, deployment: Deployment, attempt: AttemptLog) -> UsageEntry:
+    """What the records say about a call of which nothing more is known."""
     return UsageEntry(
         run_id=run.run_id,
         tenant=run.request.tenant,
@@ -281,10 +278,21 @@ def _entry(
         deployment=deployment.name,
         provider=deployment.config.provider.value,
         model=deployment.config.model,
-        answered_as=attempt.fold.model or "",
         pattern=run.target.pattern,
         stage=attempt.stage.name,
         member=attempt.member.name,
+    )
+
+
+def _entry(
+    run: Run, deployment: Deployment, attempt: AttemptLog, error: BaseException | None
+) -> UsageEntry:
+    """What the records of usage say about a call that has ended."""
+    posting = attempt.posting
+    assert posting is not None, "what is recorded has been posted"
+    return replace(
+        _begun(run, deployment, attempt),
+        answered_as=attempt.fold.model or "",
         status=_entry_status(error),
         usage=posting.usage,
         cost_nanousd=posting.cost_nanousd,
