@@ -9,6 +9,7 @@ from orchestrator.attempts import retry_budget
 from orchestrator.breaker import Breaker
 from orchestrator.clock import Clock
 from orchestrator.config import BreakerConfig, BudgetsConfig, RetryConfig
+from orchestrator.limits import usual_limit
 from orchestrator.pacing import Pace
 from orchestrator.routing import Candidate, Latencies
 
@@ -64,12 +65,10 @@ class Deployment:
 
     def usual_limit(self, request: CompletionRequest, budgets: BudgetsConfig) -> int:
         """How long an answer may be where nobody has said: as the operator and the model allow."""
-        capacity = self.capacity
-        limits = [budgets.max_tokens, capacity.max_output_tokens or budgets.max_tokens]
+        capacity, prompt = self.capacity, 0
         if capacity.context_tokens is not None:
             prompt = self.adapter.bound_prompt(request, margin=budgets.margin)
-            limits.append(max(capacity.context_tokens - prompt, budgets.min_tokens))
-        return min(limits)
+        return usual_limit(budgets, capacity, prompt)
 
     def times(self, *, is_live: bool) -> Latencies:
         """Seconds after which recent calls had something to give, streamed or in one piece."""

@@ -66,7 +66,12 @@ class Pursuit:
     def follow(self, step: Retry | Fallback, error: Exception) -> None:
         """Make ready for the next attempt."""
         self.before.append(error)
-        if isinstance(error, RateExceeded) and self.name not in self.without_room:
+        # Who was asked before and has no room for a further try is done with.
+        if (
+            isinstance(error, RateExceeded)
+            and self.tries == 1
+            and self.name not in self.without_room
+        ):
             self.without_room.add(self.name)
             self.names.append(self.name)  # to be waited for, if nobody else answers
         if isinstance(step, Fallback):

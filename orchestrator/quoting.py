@@ -32,6 +32,13 @@ from orchestrator.budget import (
 from orchestrator.config import OrchestratorConfig, RequestConfig
 from orchestrator.errors import BudgetExceeded, InvalidRun, OrchestratorError
 from orchestrator.fences import Fences, shorten
+from orchestrator.limits import (
+    counts_tokens,
+    deployment_scopes,
+    run_caps,
+    shared_scopes,
+    usual_limit,
+)
 from orchestrator.panel import Member
 from orchestrator.patterns import Pattern, Stage, Step, steps
 from orchestrator.prompts import (
@@ -677,10 +684,11 @@ def _longest_answer(
 ) -> int:
     """The tokens of the longest answer; `budgets.max_tokens` where nobody knows of a limit."""
     budgets = walk.config.budgets
-    able = walk.basis.capacity(model).max_output_tokens
+    capacity = walk.basis.capacity(model)
+    able = capacity.max_output_tokens
     limit = request.max_tokens or model.max_tokens
     if limit is None and _is_limited(walk.config, walk.request, deployment):
-        limit = min(budgets.max_tokens, able or budgets.max_tokens)
+        limit = usual_limit(budgets, capacity)
     if limit is None and able is None and walk.at_most is None:
         walk.unlimited.append(deployment)
     longest = limit or able or budgets.max_tokens
@@ -689,16 +697,9 @@ def _longest_answer(
 
 def _is_limited(config: OrchestratorConfig, request: RequestConfig, deployment: str) -> bool:
     """Whether money or tokens of such a call are limited, and so the length of its answer."""
-    if request.max_cost_usd is not None or request.max_run_tokens is not None:
-        return True
-    own = {"key": request.tenant, "deployment": deployment, "global": None}
-    counted = [
-        window for window in config.budgets.windows if window.name in (None, own[window.scope])
-    ]
-    return any(
-        caps.money_usd is not None or caps.tokens is not None
-        for caps in (config.budgets.per_run, *counted)
-    )
+    budgets = config.budgets
+    shared = shared_scopes(budgets, run_caps(budgets, request), "", request.tenant)
+    return counts_tokens((*shared, *deployment_scopes(budgets, deployment)))
 
 
 def _answers_wanted(request: CompletionRequest) -> int:

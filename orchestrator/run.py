@@ -3,18 +3,24 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime
-from typing import Literal
 
 from adapters.types import FinishReason, Limits, Usage
-from orchestrator.amounts import Caps, Scope, nanousd
+from orchestrator.amounts import Scope
 from orchestrator.budget import Plan
 from orchestrator.channel import Channel, Delivery
 from orchestrator.clock import Clock
-from orchestrator.config import BudgetsConfig, OrchestratorConfig, RequestConfig
+from orchestrator.config import OrchestratorConfig
 from orchestrator.deployment import Deployment
 from orchestrator.errors import JournalError
 from orchestrator.events import BudgetShrunk
 from orchestrator.journal import Opening, RunJournal
+from orchestrator.limits import (
+    counts_tokens,
+    deployment_scopes,
+    run_caps,
+    run_time_s,
+    shared_scopes,
+)
 from orchestrator.panel import Member
 from orchestrator.patterns import Pattern
 from orchestrator.prompts import conversation, question_text
@@ -101,10 +107,7 @@ class Run:
 
     def counts_tokens(self, deployment: str) -> bool:
         """Whether a budget depends on how long a deployment's answers are."""
-        return self.has_budget and any(
-            scope.caps.money_nanousd is not None or scope.caps.tokens is not None
-            for scope in self.scopes_of(deployment)
-        )
+        return counts_tokens(self.scopes_of(deployment))
 
     def halt(self, error: JournalError) -> None:
         """Pay for nothing more: it could not be written down."""
@@ -260,56 +263,3 @@ class Run:
             tags=self.request.tags,
             error=error,
         )
-
-
-# What a run may use up.
-
-
-def run_caps(budgets: BudgetsConfig, request: RequestConfig) -> Caps:
-    """The limits of a run as a whole: the operator's or the caller's, whichever is lower."""
-    ours = budgets.per_run.caps()
-    money = None if request.max_cost_usd is None else nanousd(request.max_cost_usd)
-    return Caps(
-        money_nanousd=_lower(ours.money_nanousd, money),
-        tokens=_lower(ours.tokens, request.max_run_tokens),
-        calls=_lower(ours.calls, request.max_calls),
-    )
-
-
-def run_time_s(config: OrchestratorConfig, request: RequestConfig) -> float:
-    """The run's deadline, in seconds after its start."""
-    wanted = request.time_s or config.timeouts.run_s
-    return min(wanted, config.budgets.per_run.time_s or wanted)
-
-
-def _lower(one: int | None, other: int | None) -> int | None:
-    given = [limit for limit in (one, other) if limit is not None]
-    return min(given, default=None)
-
-
-def shared_scopes(
-    budgets: BudgetsConfig, caps: Caps, run_id: str, tenant: str
-) -> tuple[Scope, ...]:
-    """The budgets that every call of a run counts in: its own, its tenant's, everybody's."""
-    run = () if caps.is_empty else (Scope(kind="run", name=run_id, caps=caps),)
-    return (*run, *_windows(budgets, "key", tenant), *_windows(budgets, "global", ""))
-
-
-def deployment_scopes(budgets: BudgetsConfig, deployment: str) -> tuple[Scope, ...]:
-    """The budgets of one deployment."""
-    return _windows(budgets, "deployment", deployment)
-
-
-def _windows(
-    budgets: BudgetsConfig, kind: Literal["key", "deployment", "global"], name: str
-) -> tuple[Scope, ...]:
-    """The windows that somebody's calls count in; one with the very name stands before the rest."""
-    found = [window for window in budgets.windows if window.scope == kind]
-    if not found:
-        return ()
-    general = {window.every: window for window in found if window.name is None}
-    own = {window.every: window for window in found if window.name == name}
-    return tuple(
-        Scope(kind=kind, name=name, every=every, caps=window.caps())
-        for every, window in (general | own).items()
-    )

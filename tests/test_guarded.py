@@ -646,6 +646,20 @@ async def test_a_run_has_started_before_it_says_what_gave_way() -> None:
     assert len(events[0].members) == 2
 
 
+async def test_a_quote_reckons_with_the_answers_that_are_asked_for() -> None:
+    """A window of its own stands before the general one, for the quote as for the call."""
+    general = {"scope": "deployment", "every": "day", "money_usd": 1}
+    own = {"scope": "deployment", "name": "gpt", "every": "day", "calls": 9}
+    async with engine(budgets={"windows": [general, own]}) as of:
+        quotes = [await of.quote(ask(name)) for name in ("gpt", "claude")]
+        for name in ("gpt", "claude"):
+            await of.execute_request(ask(name))
+        limits = [asked(of, name)[0].max_tokens for name in ("gpt", "claude")]
+
+    assert [quote.unlimited for quote in quotes] == [("gpt",), ()]
+    assert limits == [None, quotes[1].longest_answer]
+
+
 async def test_windows_are_kept_over_runs() -> None:
     """What one run has spent another cannot spend."""
     day = {"scope": "global", "every": "day", "calls": 3}
