@@ -259,10 +259,11 @@ class _Session:
         """What came of operations, and those that still wait for a lock."""
         now_s = self._clock.monotonic()
         writing = [operation for operation in operations if operation.writes]
+        only_writes = len(writing) == len(operations)
         if now_s >= self._next_upkeep_s:
             writing.insert(0, Operation(self._keep_up, now_s))
         outcomes, waiting = self._write(writing) if writing else ([], [])
-        if len(writing) < len(operations):
+        if not only_writes:
             outcomes += [self._read(one) for one in operations if not one.writes]
         return outcomes, waiting
 

@@ -11,6 +11,7 @@ from orchestrator.amounts import NANO, Amount, Caps, Scope, ScopeKind
 from orchestrator.clock import FakeClock
 from orchestrator.errors import BudgetExceeded, LedgerError
 from orchestrator.ledger import Ledger, UsageEntry
+from orchestrator.ledger_writer import UPKEEP_S
 
 RUN = Scope(kind="run", name="r1", caps=Caps(money_nanousd=5 * NANO))
 KEY = Scope(kind="key", name="alice", every="day", caps=Caps(money_nanousd=20 * NANO))
@@ -411,6 +412,16 @@ async def test_a_clock_that_steps_back_opens_no_window_again(url: str, clock: Fa
     async with Ledger(url, clock) as ledger:
         with pytest.raises(BudgetExceeded):
             await ledger.reserve(dollars(1), [KEY])
+
+
+async def test_who_reads_when_upkeep_is_due_is_answered(ledger: Ledger, clock: FakeClock) -> None:
+    """What is looked for now and then comes first; a reader who asks just then is not forgotten."""
+    for _ in range(3):
+        clock.advance(UPKEEP_S + 1)
+        async with asyncio.timeout(5):
+            (standing,) = await ledger.standing([KEY])
+
+        assert standing.held == Amount()
 
 
 async def test_a_process_whose_clock_lags_goes_by_the_others(
