@@ -66,6 +66,7 @@ class Provider(MockAdapter):
         lie: How many times more than it could be the usage is that it reports and charges.
         is_full: Whether every call comes to all that can be reserved for it.
         told: Whom to tell of a bill before a word of the answer is sent.
+        pause_s: How long it waits before its answer, and between the pieces of it.
     """
 
     def __init__(
@@ -78,13 +79,14 @@ class Provider(MockAdapter):
         lie: int = 1,
         is_full: bool = False,
         told: Callable[[Bill], None] = lambda _: None,
+        pause_s: float = 0.0,
     ) -> None:
         super().__init__(
             self._reply,
             config=config,
             deployment=name,
             chunk_characters=40,
-            sleep=lambda _: asyncio.sleep(0),
+            sleep=lambda _: asyncio.sleep(pause_s),
         )
         self.bills: dict[str, Bill] = {}  # by reservation
         self._rng = Random(f"{seed}/{name}")

@@ -1,10 +1,13 @@
 """No budget is overspent, by however many at once, whatever fails, is cancelled, killed or lies."""
 
 import asyncio
+import os
+import sys
 from collections import Counter
-from collections.abc import AsyncGenerator, Mapping
+from collections.abc import AsyncGenerator, Iterator, Mapping
 from contextlib import aclosing, suppress
 from dataclasses import replace
+from pathlib import Path
 from random import Random
 from typing import Any
 
@@ -22,12 +25,15 @@ from adapters import (
 from adapters.config import LLMProvider, PriceConfig
 from adapters.mock import Reply
 from orchestrator import EnhancedOrchestrator, OrchestratorConfig, RequestConfig
+from orchestrator.amounts import Amount
 from orchestrator.clock import FakeClock
 from orchestrator.errors import OrchestratorError
 from orchestrator.events import TextDelta
 from orchestrator.ledger import Ledger
 from orchestrator.simulator import Simulator, simulated
+from tests import spender
 from tests.books import pending, read_accounts
+from tests.postgres import binaries, make_database, server
 from tests.spending import (
     NOTHING,
     WORDS,
@@ -48,8 +54,6 @@ PRICES = {
 }
 TENANTS = ("one", "two", "three")
 PLENTY = {"money_usd": 10**6, "tokens": 10**12, "calls": 10**9, "time_s": 10**9}
-# What a thousand requests of the mix below come to, nearly; half of it is the tight cap.
-FULL = {"money_usd": 0.055, "tokens": 600_000, "calls": 1500, "time_s": 0.0}
 
 
 def configured(*, tight: Mapping[str, float], keys_share: float = 0.5) -> OrchestratorConfig:
@@ -365,3 +369,73 @@ async def finish(of: EnhancedOrchestrator, request: RequestConfig, *, is_live: b
         return (await of.execute_request(request)).content
     async with aclosing(of.stream_request(request)) as events:
         return "".join([event.text async for event in events if isinstance(event, TextDelta)])
+
+
+# Several processes, some of them killed.
+
+
+@pytest.fixture(scope="module")
+def postgres_socket() -> Iterator[Path]:
+    """A PostgreSQL server; skips without its programs, which CI must have."""
+    programs = binaries()
+    if programs is None:
+        missing = "PostgreSQL's server is not installed (Debian: apt install postgresql)"
+        if os.environ.get("CI"):
+            pytest.fail(missing)
+        pytest.skip(missing)
+    with server(programs) as socket:
+        yield socket
+
+
+@pytest.fixture
+def shared_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    if request.param == "sqlite":
+        return f"sqlite:///{tmp_path / 'ledger.db'}"
+    return make_database(request.getfixturevalue("postgres_socket"), "spent_by_four")
+
+
+async def start_spender(url: str, bills: Path, seed: int) -> asyncio.subprocess.Process:
+    program = Path(__file__).with_name("spender.py")
+    return await asyncio.create_subprocess_exec(
+        sys.executable, str(program), url, str(bills), str(seed), stderr=asyncio.subprocess.PIPE
+    )
+
+
+@pytest.mark.parametrize("shared_url", ["sqlite", "postgres"], indirect=True)
+async def test_killed_processes_overspend_nothing(
+    shared_url: str, tmp_path: Path, thorough: bool
+) -> None:
+    """Four spend from one budget, some die: never over the cap, and nothing held at the end."""
+    kills, rng, bills = 20 if thorough else 3, Random(5), tmp_path / "bills"
+    cap = Amount(money_nanousd=spender.CAP_NANOUSD, tokens=10**12, calls=10**9, time_ms=10**15)
+    reads = killed = 0
+    async with Ledger(shared_url) as ledger:
+        running = [await start_spender(shared_url, bills, seed) for seed in range(4)]
+        while any(one.returncode is None for one in running):
+            spent = 0
+            for account in await read_accounts(ledger):
+                reads += 1
+                spent = account.spent.money_nanousd
+                assert is_within(account.spent + account.held, cap), account
+            if killed < kills and spent > cap.money_nanousd * (killed + 1) / (kills + 2):
+                place = rng.randrange(len(running))
+                running[place].kill()
+                await running[place].communicate()
+                killed += 1
+                running[place] = await start_spender(shared_url, bills, 100 + killed)
+            await asyncio.sleep(0.01)
+        for one in running:
+            _, complaint = await one.communicate()
+            assert one.returncode == 0, complaint.decode()
+    async with Ledger(shared_url) as ledger:  # which settles what the dead have left behind
+        (account,) = await read_accounts(ledger)
+        assert await pending(ledger) == 0
+        recovered = sum(one.recovered for one in await ledger.usage())
+
+    due = sum(map(int, bills.read_text().split()))
+    assert account.held == NOTHING
+    assert due <= account.spent.money_nanousd <= cap.money_nanousd
+    assert account.spent.money_nanousd > cap.money_nanousd * 0.95
+    assert killed == kills
+    assert recovered > 0
+    print(f"{reads} reads, {killed} kills, {recovered} holds settled in full, {due} due, {account}")
