@@ -11,7 +11,7 @@ import pytest
 from adapters import ModelConfig
 from adapters.errors import ProviderError
 from orchestrator import EnhancedOrchestrator, OrchestratorConfig, RequestConfig
-from orchestrator.config import PanelConfig, TimeoutsConfig
+from orchestrator.config import BreakerConfig, PanelConfig, RetryConfig, TimeoutsConfig
 from orchestrator.errors import DeadlineExceeded, QuorumNotMet
 from orchestrator.events import (
     AttemptFailed,
@@ -74,7 +74,10 @@ def configured(simulator: Simulator, faults: dict[str, tuple[str, ...]]) -> Orch
     settings = OrchestratorConfig(
         models=models,
         panels={"four": panel},
-        timeouts=TimeoutsConfig(first_content_s=1, gap_s=1, total_s=5, run_s=20),
+        timeouts=TimeoutsConfig(first_content_s=1, gap_s=1, total_s=3, run_s=20),
+        # Nobody is left alone and nothing tried again: how long either takes is not to matter.
+        breaker=BreakerConfig(failures=1000, calls=1000),
+        retry=RetryConfig(attempts=1),
     )
     return simulated(settings, simulator, directives=faults)
 
@@ -136,6 +139,11 @@ def content_of(events: list[Event]) -> str:
 def attempts(response: OrchestratorResponse) -> Iterator[AttemptRecord]:
     for stage in response.receipt.stages:
         yield from stage.attempts
+
+
+def blamed(response: OrchestratorResponse) -> list[list[str]]:
+    """Where, whom and what class of error the causes name: a whole answer is cut in other words."""
+    return [cause.split(": ")[:3] for cause in response.causes]
 
 
 def check_words(response: OrchestratorResponse, first_stage_by_one: bool) -> None:
@@ -201,7 +209,7 @@ async def test_whatever_fails_the_run_ends_and_says_what_happened(pattern: str, 
         assert response.usage.completion_tokens == sum(one.completion_tokens for one in asked)
     assert again is not None
     assert again.content == response.content
-    assert again.causes == response.causes
+    assert blamed(again) == blamed(response)
     assert [made.status for made in attempts(again)] == [m.status for m in attempts(response)]
 
 
