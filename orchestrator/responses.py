@@ -9,7 +9,6 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from pydantic import TypeAdapter
-from pydantic_core import PydanticSerializationError
 
 from adapters.types import FinishReason, ToolCall, Usage
 
@@ -109,7 +108,7 @@ class Receipt:
         """The receipt as it is kept. A half of a character, which nothing can write, is a `?`."""
         try:
             return _RECEIPT.dump_json(self, indent=indent)
-        except PydanticSerializationError:
+        except ValueError:  # pydantic's, which says that the text is no UTF-8
             told = json.dumps(_RECEIPT.dump_python(self), ensure_ascii=False, indent=indent)
             return told.encode("utf-8", "replace")
 
