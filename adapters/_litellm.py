@@ -213,6 +213,7 @@ class Connection:
             weakref.WeakKeyDictionary()
         )
         self._sdk: Any = None
+        self._given_up: set[asyncio.Task[Any]] = set()
         weakref.finalize(self, _drop_pools, self._pools)  # for those who never call aclose
 
     def serves(self, api_base: str, api_key: str) -> bool:
@@ -255,9 +256,22 @@ class Connection:
             )
         return self._sdk
 
+    def leave(self, task: asyncio.Task[Any]) -> None:
+        """Let a call that was given up end by itself, and look at how: else Python warns."""
+        self._given_up.add(task)
+        task.add_done_callback(self._has_ended)
+
+    def _has_ended(self, task: asyncio.Task[Any]) -> None:
+        self._given_up.discard(task)
+        if not task.cancelled():
+            task.exception()
+
     async def aclose(self) -> None:
-        """Close the running loop's pool."""
-        pool = self._pools.pop(asyncio.get_running_loop(), None)
+        """Close the running loop's pool, when nothing is under way in it any more."""
+        loop = asyncio.get_running_loop()
+        if leaving := [task for task in self._given_up if task.get_loop() is loop]:
+            await asyncio.wait(leaving)
+        pool = self._pools.pop(loop, None)
         if pool is not None:
             await pool.aclose()
 
@@ -329,6 +343,7 @@ async def _send(
     try:
         response = await _given_up_whole(
             call,
+            connection,
             _litellm.acompletion(
                 client=connection.client(kind),
                 max_retries=0,
@@ -351,11 +366,14 @@ async def _send(
     return response
 
 
-async def _given_up_whole(call: Call, sending: Coroutine[Any, Any, Any]) -> Any:
-    """Await this; when cancelled, see it to an end that leaves nothing behind.
+async def _given_up_whole(
+    call: Call, connection: Connection, sending: Coroutine[Any, Any, Any]
+) -> Any:
+    """Await this; when cancelled, see that it comes to an end that leaves nothing behind.
 
     litellm prepares a request in a thread and would lose the coroutine that the thread returns.
     So a call cancelled before its request is let go on to the transport, which sends nothing.
+    Nobody waits for that: the thread may have something to import, or no processor to run on.
     """
     context = copy_context()
     context.run(CURRENT.set, call)
@@ -365,11 +383,10 @@ async def _given_up_whole(call: Call, sending: Coroutine[Any, Any, Any]) -> Any:
         return await asyncio.shield(task)
     except asyncio.CancelledError:
         call.given_up = True
+        connection.leave(task)
         if call.requests:
             task.cancel()
-        await asyncio.wait({task})
-        if not task.cancelled():
-            task.exception()  # looked at, so that nobody warns of it
+            await asyncio.wait({task})
         raise
 
 

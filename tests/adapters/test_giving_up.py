@@ -70,3 +70,36 @@ async def test_a_call_cancelled_before_its_request_sends_none() -> None:
 
         assert task.cancelled()
         assert list(simulator.requests) == []
+
+
+async def test_whoever_gives_a_call_up_does_not_wait_for_litellm(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Its thread may be slow; closing the adapter waits, so that nothing is left behind."""
+    await door.load()
+    is_let_go = asyncio.Event()
+
+    async def slow(**fields: object) -> None:
+        await is_let_go.wait()
+        raise ValueError("nobody is interested")
+
+    config = ModelConfig(
+        provider=LLMProvider.ANTHROPIC,
+        model="claude-haiku-4-5",
+        api_key="simulated-key",  # type: ignore[arg-type]  # pydantic makes it a secret
+    )
+    adapter = create_adapter(config)
+    with monkeypatch.context() as patched:
+        patched.setattr(door._litellm, "acompletion", slow)
+        task = asyncio.ensure_future(adapter.complete(REQUEST))
+        await asyncio.sleep(0)
+        await asyncio.sleep(0)
+        task.cancel()
+        await asyncio.wait({task}, timeout=30)
+        assert task.cancelled()
+
+    closing = asyncio.ensure_future(adapter.aclose())
+    await asyncio.sleep(0.01)
+    assert not closing.done()
+    is_let_go.set()
+    await closing
