@@ -100,6 +100,7 @@ _SWITCHES: dict[str, Any] = {
 }
 COUNTED_CHARACTERS = 200_000
 COUNTED_AS = "any"  # the model of a name that says nothing
+_TALKATIVE = ("LiteLLM", "LiteLLM Router", "LiteLLM Proxy", "httpcore", "httpx", "openai")
 _UNLOGGED = {"no-log": True}  # what is logged all the same reaches no callback
 _loading = threading.Lock()
 _litellm: Any = None  # the module, once it is loaded
@@ -147,13 +148,29 @@ def _load() -> Any:
             module = importlib.import_module("litellm")
             for name, value in _SWITCHES.items():
                 setattr(module, name, value)
-            for name in ("LiteLLM", "LiteLLM Router", "LiteLLM Proxy", "httpx", "openai"):
-                logging.getLogger(name).setLevel(logging.ERROR)
             _shared = _build_shared()
             asyncio.run(_rehearse(module))
+            _quieten()
             gc.freeze()  # 300,000 objects that stay; a full collection took 0.2 s to walk them
             _litellm = module
     return _litellm
+
+
+def _quieten() -> None:
+    """Keep what calls are made with out of the logs, whatever their levels are set to later.
+
+    At their most talkative they tell of addresses with a password in them, and of every byte that
+    came; what failed is told by our own errors.
+    """
+    for name in _TALKATIVE:
+        logging.getLogger(name).setLevel(logging.ERROR)
+    for name in list(logging.root.manager.loggerDict):
+        if name.partition(".")[0] in _TALKATIVE:
+            logging.getLogger(name).addFilter(_may_be_logged)
+
+
+def _may_be_logged(record: logging.LogRecord) -> bool:
+    return record.levelno >= logging.ERROR and CURRENT.get() is None
 
 
 async def _rehearse(module: Any) -> None:

@@ -11,7 +11,7 @@ from adapters import _formats, _litellm, _read
 from adapters._call import Call, Ended
 from adapters._clocks import Clocks
 from adapters._media import refused_url
-from adapters._scrub import scrub
+from adapters._scrub import scrub, secrets_in
 from adapters._surrogates import Halves, whole
 from adapters.base import BaseAdapter, prompt_text
 from adapters.config import MissingVariable, ModelConfig, first_set, resolve_references
@@ -65,7 +65,7 @@ class LiteLLMAdapter(BaseAdapter):
     def __init__(self, config: ModelConfig, *, deployment: str = "") -> None:
         super().__init__(config, deployment=deployment)
         self._connection: _litellm.Connection | None = None
-        self._secret = ""
+        self._secrets: frozenset[str] = frozenset()  # whatever it was given so far
 
     def is_available(self) -> bool:
         try:
@@ -118,7 +118,7 @@ class LiteLLMAdapter(BaseAdapter):
                             async for chunk in chunks:
                                 fold.add(chunk)
                                 if chunk.has_content:
-                                    yield _content_only(chunk, call.model)
+                                    yield _content_only(chunk, self._answered_as(call))
                     except ProviderTimeout:
                         if call.finish is None:  # else only the connection's end is late
                             raise
@@ -207,15 +207,16 @@ class LiteLLMAdapter(BaseAdapter):
         """The key as it is now; it is remembered, to be taken out of messages."""
         if self.config.api_key is not None:
             try:
-                self._secret = resolve_references(self.config.api_key.get_secret_value())
+                key = resolve_references(self.config.api_key.get_secret_value())
             except MissingVariable as error:
                 raise AuthenticationFailed(str(error), **self.named()) from None
         else:
-            self._secret = first_set(self.key_variables) or ""
-        if not (self._secret.isascii() and self._secret.isprintable()):
+            key = first_set(self.key_variables) or ""
+        self._secrets |= {key}
+        if not (key.isascii() and key.isprintable()):
             message = "the key holds a character that no header can carry, perhaps a line end"
             raise AuthenticationFailed(message, **self.named())
-        return self._secret or self.fallback_key()
+        return key or self.fallback_key()
 
     def fallback_key(self) -> str:
         """What to use where no key is configured."""
@@ -223,12 +224,15 @@ class LiteLLMAdapter(BaseAdapter):
         raise AuthenticationFailed(f"no key: set {names}, or api_key", **self.named())
 
     def _api_base(self) -> str:
+        written = self.config.api_base or self.default_base
         try:
-            base = resolve_references(self.config.api_base or self.default_base)
+            base = resolve_references(written)
         except MissingVariable as error:
             raise InvalidRequest(str(error), **self.named()) from None
+        self._secrets |= secrets_in(base)
         if not _is_http(base):
-            self._refuse(f"api_base {base!r} is not the address of a server: http(s)://host/...")
+            shown = written.rpartition("@")[2]
+            self._refuse(f"api_base {shown!r} is not the address of a server: http(s)://host/...")
         return base.rstrip("/")
 
     def _connected(self) -> _litellm.Connection:
@@ -305,9 +309,15 @@ class LiteLLMAdapter(BaseAdapter):
             reasoning=reasoning,
             tool_calls=tool_calls,
             finish_reason=finish,
-            model=call.model or self.config.model,
+            model=self._answered_as(call) or self.config.model,
             usage=_read.believable(call.usage, written=written, count=count),
         )
+
+    def _answered_as(self, call: Call) -> str | None:
+        """The model that the provider says has answered; it is kept in receipts."""
+        if call.model is None or call.model == self.config.model:
+            return call.model
+        return _shown(call.model, self._secrets)
 
     def _check_calls(self, tool_calls: tuple[ToolCall, ...]) -> None:
         for tool_call in tool_calls:
@@ -340,7 +350,7 @@ class LiteLLMAdapter(BaseAdapter):
         try:
             yield
         except ProviderError as error:
-            error.args = (scrub(str(error.args[0]), (self._secret,)),)
+            error.args = (scrub(str(error.args[0]), self._secrets),)
             if fold is not None and fold.has_content:
                 error.maybe_billed = True  # whatever it says of itself
             if isinstance(error, StreamBroken) and fold is not None:
@@ -372,6 +382,9 @@ class OpenAILikeAdapter(LiteLLMAdapter):
 
     def reader(self) -> _read.Reader:
         return _read.ThinkingReader()
+
+
+_shown = lru_cache(maxsize=256)(scrub)  # a name comes with every piece of an answer
 
 
 @lru_cache(maxsize=1024)

@@ -4,8 +4,9 @@ import base64
 import re
 import string
 from collections.abc import Iterable, Iterator
+from functools import lru_cache
 from itertools import groupby
-from urllib.parse import quote
+from urllib.parse import quote, unquote
 
 MESSAGE_CHARACTERS = 1000
 RUN = 8  # so many characters of a secret in a row are a leak; masks such as `sk-a***f9` are not
@@ -43,6 +44,15 @@ def scrub(text: str, secrets: Iterable[str]) -> str:
     if len(text) > MESSAGE_CHARACTERS:
         text = text[:MESSAGE_CHARACTERS] + "..."
     return text
+
+
+@lru_cache(maxsize=256)
+def secrets_in(address: str) -> frozenset[str]:
+    """What an address holds besides where it leads: a user, a password, fields behind a `?`."""
+    before, _, query = address.partition("?")
+    found = [field.partition("=")[2] for field in query.partition("#")[0].split("&")]
+    found += before.partition("://")[2].partition("/")[0].rpartition("@")[0].partition(":")[::2]
+    return frozenset((*found, *map(unquote, found))) - {""}
 
 
 def _without(text: str, secret: str) -> str:

@@ -595,13 +595,14 @@ def config_hash(config: OrchestratorConfig) -> str:
     for name, model in config.models.items():
         key = model.api_key.get_secret_value() if model.api_key else ""
         content["models"][name]["api_key"] = ENV_REFERENCE.findall(key)
-        content["models"][name]["api_base"] = _public_address(model.api_base)
+        content["models"][name]["api_base"] = public_address(model.api_base)
     content["first"] = list(config.panels)  # the first panel is the default: their order counts
     canonical = json.dumps(content, sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(canonical.encode()).hexdigest()[:16]
 
 
-def _public_address(base: str | None) -> str | None:
+def public_address(base: str | None) -> str | None:
+    """An address without what may be secret in it: a user, a password, what is behind a `?`."""
     if base is None:
         return None
     parts = _split_address(base)

@@ -19,7 +19,7 @@ from orchestrator.cli.explain import Listing, print_page
 from orchestrator.cli.keys import Key, key_of
 from orchestrator.cli.text import one_line, seconds
 from orchestrator.clock import SystemClock
-from orchestrator.config import OrchestratorConfig, find_config, load_config
+from orchestrator.config import OrchestratorConfig, find_config, load_config, public_address
 
 EPILOG = """\b
 Examples:
@@ -140,7 +140,7 @@ def _model_object(name: str, model: ModelConfig) -> dict[str, Any]:
         "name": name,
         "provider": model.provider.value,
         "model": model.model,
-        "api_base": model.api_base,
+        "api_base": public_address(model.api_base),
         "weight": model.weight,
         "key_source": key.source,
         "key_present": key.present,

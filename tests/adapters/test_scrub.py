@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from adapters._scrub import MESSAGE_CHARACTERS, scrub
+from adapters._scrub import MESSAGE_CHARACTERS, scrub, secrets_in
 
 SECRET = "k3y+Zq7/Wm2=Xv9Rt4Lp8N"
 
@@ -178,3 +178,18 @@ def test_scrubbing_takes_time_in_proportion(filling: str) -> None:
     scrub(text, (SECRET,))
 
     assert time.process_time() - started < 1.0
+
+
+@pytest.mark.parametrize(
+    ("address", "found"),
+    [
+        ("https://api.example.com/v1", set()),
+        ("https://us%20er:p%40ss@host:8/v1", {"us%20er", "us er", "p%40ss", "p@ss"}),
+        ("https://host/v1?key=ab%2Bc&plain#part", {"ab%2Bc", "ab+c"}),
+        ("https://token@host/a@b", {"token"}),
+        ("no address at all", set()),
+    ],
+)
+def test_what_an_address_hides_is_found(address: str, found: set[str]) -> None:
+    """A user, a password and fields, as they are written and as they are meant."""
+    assert secrets_in(address) == found
