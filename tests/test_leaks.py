@@ -35,6 +35,7 @@ from orchestrator.ledger import Ledger
 from orchestrator.patterns import PatternLibrary
 from orchestrator.responses import Receipt
 from orchestrator.simulator import Simulator, simulated
+from tests.benchmarks import memory
 from tests.books import pending, read_accounts
 from tests.cancelling import WHO, Who, cancel_at
 
@@ -445,3 +446,17 @@ async def test_a_call_that_is_cancelled_leaves_no_connection(
         )
 
     print(f"{name}, {who}: cancelled at up to {tried} suspensions, nothing left")
+
+
+async def test_memory_stays_flat_over_thousands_of_calls(tmp_path: Path) -> None:
+    """With everything on: what a run takes it gives back, but for what is kept and has a limit."""
+    warm, calls = 1_500, 3_500
+    async with memory.engine(tmp_path) as engine:
+        number = await memory.run(engine, tmp_path, 0, warm)
+        first_mb, first = memory.resident_mb(), memory.blocks()
+        await memory.run(engine, tmp_path, number, calls)
+        grown_mb, grown = memory.resident_mb() - first_mb, memory.blocks() - first
+
+    assert grown < 2 * calls
+    assert grown_mb < 30
+    print(f"{calls:,} calls: {grown_mb:+.1f} MB, {grown:+,} blocks")
