@@ -667,10 +667,9 @@ class BaseOrchestrator:
     async def _warm(self, run: Run, deployment: Deployment, attempt: AttemptLog) -> None:
         """Load what the adapter needs. Those seconds are the process's, not the run's."""
         if not deployment.adapter.is_warm:
-            began_s = self._clock.monotonic()
             attempt.loading(is_done=False)
-            await deployment.adapter.warm()
-            run.excuse(began_s)
+            with run.excused():
+                await deployment.adapter.warm()
             attempt.loading(is_done=True)
 
     # Asking.

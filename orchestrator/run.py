@@ -1,6 +1,7 @@
 """One run while it lasts: what was asked, who may be called, what has come of it so far."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from datetime import datetime
 
@@ -78,7 +79,9 @@ class Run:
         self.caps = run_caps(config.budgets, self.request)
         self.time_s = run_time_s(config, self.request)
         self.scopes = shared_scopes(config.budgets, self.caps, self.run_id, self.request.tenant)
-        self.excused_s = 0.0
+        self._excused_s = 0.0
+        self._loading = 0
+        self._loading_since_s = 0.0
         self._limits = config.timeouts.limits()
         self._halted: JournalError | None = None
         self.max_tokens: int | None = None
@@ -148,12 +151,28 @@ class Run:
             self.causes.extend(f"budget: {step}" for step in new if degrades)
             self.channel.put(BudgetShrunk(steps=new))
 
-    def excuse(self, began_s: float) -> None:
-        """Do not count the time since then: something was loaded that every run after will have.
+    @contextmanager
+    def excused(self) -> Iterator[None]:
+        """Do not count this time: something is loaded that every run after will have.
 
-        Calls that waited for the same at the same time are excused once.
+        Calls that wait for the same at the same time are excused once.
         """
-        self.excused_s = max(self.excused_s, self.clock.monotonic() - began_s)
+        if not self._loading:
+            self._loading_since_s = self.clock.monotonic()
+        self._loading += 1
+        try:
+            yield
+        finally:
+            self._loading -= 1
+            if not self._loading:
+                self._excused_s += self.clock.monotonic() - self._loading_since_s
+
+    @property
+    def excused_s(self) -> float:
+        """How much of the time so far does not count; it grows while something is loaded."""
+        if not self._loading:
+            return self._excused_s
+        return self._excused_s + self.clock.monotonic() - self._loading_since_s
 
     @property
     def elapsed_s(self) -> float:

@@ -982,7 +982,8 @@ class Cold(MockAdapter):
         return self.is_loaded
 
     async def warm(self) -> None:
-        await self.clock.sleep(10)
+        for _ in range(10):
+            await self.clock.sleep(1)
         self.is_loaded = True
 
 
