@@ -21,6 +21,7 @@ Ending: TypeAlias = Literal["ok", "rate_limited", "other", "unsent"]
 
 CONCURRENCY = 500  # calls at a time where nothing is configured: aiohttp opens no more to one host
 PAUSE_MAX_S = 600.0  # longer than that, and it is worth asking again what was meant
+OWN_PAUSE_S, OWN_PAUSE_MAX_S = 0.5, 30.0  # for whoever refuses every call
 MINUTE_MS = 60_000
 MOMENT_MS = 50  # what is used within such a moment is remembered as one
 
@@ -53,7 +54,9 @@ class Pace:
 
     The limit of calls at a time starts at its ceiling, `rates.concurrency`. A 429 halves it, once
     for all the calls that were in flight together; each full round of successes at the limit adds
-    one. Where nothing is limited, entering costs next to nothing.
+    one. A 429 after another, with no success between, pauses all calls, each time for twice as
+    long: who says no to whatever is sent is not asked at every turn. Where nothing is limited,
+    entering costs next to nothing.
 
     >>> from orchestrator.clock import FakeClock
     >>> async def calls() -> None:
@@ -73,6 +76,7 @@ class Pace:
         self._in_flight = 0
         self._epoch = 0  # how often the limit has been lowered
         self._successes = 0  # at the limit, since it was changed
+        self._refusals = 0  # rounds of calls with a 429 among them, since the last success
         self._resumes_s = 0.0
         self._requests = _Window.of(rates.requests_per_minute)
         self._tokens = _Window.of(rates.tokens_per_minute)
@@ -212,16 +216,21 @@ class Pace:
 
     def _adapt(self, slot: Slot, ending: Ending) -> None:
         """Additive increase, multiplicative decrease. The call itself still counts as in flight."""
-        if ending == "ok" and self._is_full and self._limit < self._ceiling:
-            self._successes += 1
-            if self._successes >= self._limit:
-                self._limit, self._successes = self._limit + 1, 0
+        if ending == "ok":
+            self._refusals = 0
+            if self._is_full and self._limit < self._ceiling:
+                self._successes += 1
+                if self._successes >= self._limit:
+                    self._limit, self._successes = self._limit + 1, 0
         elif ending == "rate_limited" and slot.epoch == self._epoch:
             # Half of what was too much, which may be far below the limit. The others of the same
             # round, refused for the same reason, were started in an older epoch.
             self._limit = max(1, min(self._limit, self._in_flight) // 2)
             self._successes = 0
             self._epoch += 1
+            self._refusals += 1
+            if self._refusals > 1:
+                self.pause(min(OWN_PAUSE_S * 2 ** min(self._refusals - 2, 9), OWN_PAUSE_MAX_S))
 
     def _ring_first(self) -> None:
         if self._line:

@@ -383,8 +383,27 @@ async def test_at_least_one_call_goes_at_a_time(clock: FakeClock) -> None:
     pace = paced(clock)
     for _ in range(5):
         leave(await enter(pace, 1), "rate_limited")
+        clock.advance(60)
 
     assert pace.limit == 1
+    leave(await enter(pace, 1))
+
+
+async def test_whoever_refuses_every_call_is_asked_less_and_less(clock: FakeClock) -> None:
+    """The first refusal may be chance; each after it doubles the time, until a call succeeds."""
+    pace = paced(clock)
+    pauses = []
+    for _ in range(10):
+        leave(await enter(pace, 1), "rate_limited")
+        began_s = clock.monotonic()
+        while pace._resumes_s > clock.monotonic():
+            await refused(pace, until_s=clock.monotonic())
+            clock.advance(0.25)
+        pauses.append(clock.monotonic() - began_s)
+
+    assert pauses == [0, 0.5, 1, 2, 4, 8, 16, 30, 30, 30]
+    leave(await enter(pace, 1), "ok")
+    leave(await enter(pace, 1), "rate_limited")
     leave(await enter(pace, 1))
 
 
