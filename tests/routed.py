@@ -1,9 +1,11 @@
 """Engines on the simulator with something wrong about a deployment, and a sound one behind it."""
 
+import asyncio
+import time
 from collections import Counter
-from collections.abc import Collection
-from contextlib import aclosing
-from dataclasses import dataclass
+from collections.abc import AsyncIterator, Collection
+from contextlib import aclosing, asynccontextmanager
+from dataclasses import dataclass, field
 from decimal import Decimal
 
 from adapters import LLMProvider, ModelConfig, ProviderError
@@ -26,6 +28,7 @@ MODELS = {
     LLMProvider.CUSTOM: "qwen3",
 }
 PROVIDERS = tuple(LLMProvider)
+TICK_S = 0.005
 PRICE = PriceConfig(input_usd=Decimal("0.50"), output_usd=Decimal(2))
 DAY = Scope(kind="global", every="day", caps=Caps(money_nanousd=10**12))
 BUDGETS = BudgetsConfig(
@@ -131,3 +134,32 @@ async def amiss_at_rest(
         if posted.get(model, 0) < tokens:
             found.append(f"{model} is due {tokens} tokens, and posted are {posted.get(model)}")
     return found
+
+
+@dataclass
+class Lag:
+    """How late the loop is at whatever it does: a busy machine's fault and nobody else's."""
+
+    ticks: list[tuple[float, float]] = field(default_factory=list)  # when it was, how late
+
+    async def watch(self) -> None:
+        while True:
+            due_s = time.monotonic() + TICK_S
+            await asyncio.sleep(TICK_S)
+            now_s = time.monotonic()
+            self.ticks.append((now_s, now_s - due_s))
+
+    def between(self, start_s: float, end_s: float) -> float:
+        """All that was lost by what was due, or done, between two times."""
+        return sum(late for at_s, late in self.ticks if at_s >= start_s and at_s - late <= end_s)
+
+
+@asynccontextmanager
+async def lag_watched() -> AsyncIterator[Lag]:
+    """How late the loop is while the block lasts."""
+    lag = Lag()
+    task = asyncio.create_task(lag.watch())
+    try:
+        yield lag
+    finally:
+        task.cancel()

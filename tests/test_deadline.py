@@ -3,9 +3,7 @@
 import asyncio
 import time
 from collections import Counter
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from random import Random
 
 from adapters import LLMProvider, ModelConfig
@@ -13,10 +11,9 @@ from orchestrator import EnhancedOrchestrator, OrchestratorConfig, RequestConfig
 from orchestrator.config import BreakerConfig, PanelConfig, RouteConfig
 from orchestrator.ledger import Ledger
 from orchestrator.simulator import Simulator
-from tests.routed import BUDGETS, amiss_at_rest, deployment, hear
+from tests.routed import BUDGETS, amiss_at_rest, deployment, hear, lag_watched
 
 ALLOWED_S, NEVER_S = 0.05, 0.25
-TICK_S = 0.005
 AT_ONCE = 4
 MODELS = {
     "sound": (LLMProvider.OPENAI, ()),
@@ -59,34 +56,6 @@ def configured(simulator: Simulator) -> OrchestratorConfig:
         breaker=BreakerConfig(failures=10**6, ratio=1, calls=10**6),  # all are to be called
         budgets=BUDGETS,
     )
-
-
-@dataclass
-class Lag:
-    """How late the loop is at whatever it does: a busy machine's fault and nobody else's."""
-
-    ticks: list[tuple[float, float]] = field(default_factory=list)  # when it was, how late
-
-    async def watch(self) -> None:
-        while True:
-            due_s = time.monotonic() + TICK_S
-            await asyncio.sleep(TICK_S)
-            now_s = time.monotonic()
-            self.ticks.append((now_s, now_s - due_s))
-
-    def between(self, start_s: float, end_s: float) -> float:
-        """All that was lost by what was due, or done, between two times."""
-        return sum(late for at_s, late in self.ticks if at_s >= start_s and at_s - late <= end_s)
-
-
-@asynccontextmanager
-async def watched() -> AsyncIterator[Lag]:
-    lag = Lag()
-    task = asyncio.create_task(lag.watch())
-    try:
-        yield lag
-    finally:
-        task.cancel()
 
 
 @dataclass(frozen=True)
@@ -139,7 +108,7 @@ async def test_a_run_ends_by_its_deadline(thorough: bool) -> None:
         for name in MODELS:  # what is loaded for the first call of a provider is not late
             request = RequestConfig(prompt="?", model=name, time_s=0.3)
             await hear(engine, request, streamed=True)
-        async with watched() as lag:
+        async with lag_watched() as lag:
             await asyncio.gather(*(one_after_another() for _ in range(AT_ONCE)))
         at_rest = await amiss_at_rest(engine, simulator, ledger, unfinished=UNFINISHED)
 
