@@ -35,7 +35,9 @@ PATIENT = Limits(
     connect_s=5, first_content_s=30, gap_s=30, total_s=30, body_bytes=2**21, event_bytes=2**20
 )
 LIMITS = {
-    **dict.fromkeys(("stall0", "stallhead", "stallopen", "stallmid"), replace(PATIENT, total_s=0.4)),
+    **dict.fromkeys(
+        ("stall0", "stallhead", "stallopen", "stallmid"), replace(PATIENT, total_s=0.4)
+    ),
     "drip": replace(PATIENT, total_s=0.5),
     "pingdrip": replace(PATIENT, first_content_s=0.4, total_s=0.6),
     "tinyevents": replace(PATIENT, events=300),
