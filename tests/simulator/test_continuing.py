@@ -50,7 +50,8 @@ async def test_an_answer_begun_is_ended_by_any_model(
     whole = await whole_answer(caller, provider)
     other = await whole_answer(caller, provider, "second")
 
-    for place in range(1, len(whole), max(1, len(whole) // 12)):
+    # A beginning of a few letters is given as no prefill: nobody could tell it from another.
+    for place in range(24, len(whole), max(1, len(whole) // 12)):
         begun = whole[:place].rstrip()
         wish = fields(provider, begun, prefill=True)
         got = await caller.ask(provider, model="second", streamed=streamed, **wish)
