@@ -278,6 +278,7 @@ async def world(scenario: Scenario, folder: Path) -> AsyncIterator[World]:
 def prepare(world: World, scenario: Scenario) -> None:
     """Bring the first deployment into the state that the scenario begins with."""
     gpt = world.engine._deployments["gpt"]
+    gpt.pace._refusals = 0  # of runs that were cancelled before their success; a pause would grow
     if scenario.is_late:
         for _ in range(20):
             gpt.times(is_live=scenario.is_live).add(0.0001)
