@@ -102,3 +102,21 @@ def usd(nanousd: int) -> str:
 def nanousd(dollars: object) -> int:
     """Nano-dollars of an amount in dollars (`int`, `float`, `Decimal` or text), rounded up."""
     return int((Decimal(str(dollars)) * NANO).to_integral_value(rounding=ROUND_CEILING))
+
+
+def whose(scope: Scope) -> str:
+    """Whose budget it is: `a run`, `all runs for a day`, `deployment 'gpt' for a month`."""
+    subject = {"run": "a run", "global": "all runs"}.get(scope.kind, f"{scope.kind} {scope.name!r}")
+    article = "an" if scope.every == "hour" else "a"
+    return f"{subject} for {article} {scope.every}" if scope.every else subject
+
+
+def say(dimension: Dimension, count: int) -> str:
+    """So much of something, for people: `$0.05`, `12,000 tokens`, `1 call`, `60 s`."""
+    match dimension:
+        case "money_nanousd":
+            return usd(count)
+        case "time_ms":
+            return f"{count / 1000:g} s"
+        case _:
+            return f"{count:,} {dimension if count != 1 else dimension[:-1]}"

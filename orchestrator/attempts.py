@@ -55,22 +55,20 @@ class Rule:
         follows: Which other deployments may be tried: any; any, unless one has refused in the same
             way before; those with a larger window; none.
         continues: Whether somebody may go on with an answer that this error broke off.
-        counts: Whether it is the deployment's fault, for its breaker.
         is_sent: Whether the provider has seen the call. What was never sent is no load on anybody.
     """
 
     tries: int | None = 1
     follows: Follows = "any"
     continues: bool = False
-    counts: bool = True
     is_sent: bool = True
 
 
 _REFUSED_HERE = Rule()  # by this deployment, now and in a minute; others know nothing of it
 _PASSES = Rule(tries=None, continues=True)
 _MAY_PASS = Rule(tries=2, continues=True)
-_NOT_SENT = Rule(counts=False, is_sent=False)
-_OURS = Rule(follows="none", counts=False, is_sent=False)  # no deployment would be better off
+_NOT_SENT = Rule(is_sent=False)
+_OURS = Rule(follows="none", is_sent=False)  # no deployment would be better off
 
 RULES: Mapping[type[Exception], Rule] = {
     AuthenticationFailed: _REFUSED_HERE,
@@ -78,10 +76,10 @@ RULES: Mapping[type[Exception], Rule] = {
     ModelNotFound: _REFUSED_HERE,
     QuotaExhausted: Rule(continues=True),
     # Another provider may take a parameter that this one refuses; if it does not, nobody will.
-    InvalidRequest: Rule(follows="once", counts=False),
-    ContextWindowExceeded: Rule(follows="larger", counts=False),
+    InvalidRequest: Rule(follows="once"),
+    ContextWindowExceeded: Rule(follows="larger"),
     # What a provider's filter refused is not shopped around.
-    ContentFiltered: Rule(follows="none", counts=False),
+    ContentFiltered: Rule(follows="none"),
     RateLimited: _PASSES,
     ProviderUnavailable: _PASSES,
     ConnectionFailed: _PASSES,
@@ -97,7 +95,7 @@ RULES: Mapping[type[Exception], Rule] = {
     # Another deployment may be cheaper, have a price, or a budget of its own.
     BudgetExceeded: _NOT_SENT,
     UnknownPrice: _NOT_SENT,
-    Diverged: Rule(counts=False),
+    Diverged: Rule(),
     LedgerError: _OURS,
     JournalError: _OURS,
     # A bug in one adapter is not in all of them.

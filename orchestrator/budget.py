@@ -7,7 +7,7 @@ from typing import Protocol
 
 from pydantic import TypeAdapter
 
-from orchestrator.amounts import DIMENSIONS, Amount, Caps, Dimension, Scope, usd
+from orchestrator.amounts import DIMENSIONS, Amount, Caps, Dimension, Scope, say, whose
 from orchestrator.config import ShrinkStep
 from orchestrator.errors import BudgetExceeded, UnknownPrice
 
@@ -332,17 +332,6 @@ class Untouched:
     held: Amount = Amount()
 
 
-def tightest(*several: Caps) -> Caps:
-    """The limits that satisfy all of these."""
-
-    def least(name: Dimension) -> int | None:
-        return min(
-            (cap for caps in several if (cap := getattr(caps, name)) is not None), default=None
-        )
-
-    return Caps(**{name: least(name) for name in DIMENSIONS})
-
-
 def _left(standing: Standing) -> Caps:
     """What a budget has left, and nothing less than nothing."""
 
@@ -588,24 +577,6 @@ def _described(plan: Plan) -> str:
     if plan.synthesizers:
         said.append(f"written by {plan.synthesizers[0]}")
     return ", ".join(said)
-
-
-def whose(scope: Scope) -> str:
-    """Whose budget it is: `a run`, `all runs for a day`, `deployment 'gpt' for a month`."""
-    subject = {"run": "a run", "global": "all runs"}.get(scope.kind, f"{scope.kind} {scope.name!r}")
-    article = "an" if scope.every == "hour" else "a"
-    return f"{subject} for {article} {scope.every}" if scope.every else subject
-
-
-def say(dimension: Dimension, count: int) -> str:
-    """So much of something, for people: `$0.05`, `12,000 tokens`, `1 call`, `60 s`."""
-    match dimension:
-        case "money_nanousd":
-            return usd(count)
-        case "time_ms":
-            return f"{count / 1000:g} s"
-        case _:
-            return f"{count:,} {dimension if count != 1 else dimension[:-1]}"
 
 
 _QUOTE: TypeAdapter[Quote] = TypeAdapter(Quote)

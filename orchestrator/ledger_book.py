@@ -4,7 +4,7 @@ from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
-from functools import lru_cache
+from functools import lru_cache, partial
 from operator import attrgetter, itemgetter
 from typing import Any, Literal
 
@@ -32,7 +32,7 @@ from sqlalchemy.dialects import postgresql
 
 from adapters.types import Usage
 from orchestrator import windows
-from orchestrator.amounts import DIMENSIONS, Amount, Caps, Dimension, Scope, usd
+from orchestrator.amounts import DIMENSIONS, Amount, Caps, Dimension, Scope, say, whose
 from orchestrator.errors import BudgetExceeded, ReservationClosed
 from orchestrator.ledger_database import beginning
 from orchestrator.ledger_schema import (
@@ -536,7 +536,7 @@ def refusal(
 ) -> BudgetExceeded:
     """What is told to who asked for more than there is."""
     scope, cap = standing.scope, getattr(standing.scope.caps, dimension)
-    shown = _SHOWN[dimension]
+    shown = partial(say, dimension)
     spent, held = getattr(standing.spent, dimension), getattr(standing.held, dimension)
     wanted = getattr(needed, dimension)
     remedies = [_RAISE["run" if scope.kind == "run" else "window"].format(_LIMITS[dimension])]
@@ -546,7 +546,7 @@ def refusal(
     if dimension in {"money_nanousd", "tokens"}:
         remedies.append("lower max_tokens")
     return BudgetExceeded(
-        f"The budget of {_whose(scope)} is {shown(cap)}: {shown(spent)} spent, {shown(held)} held "
+        f"The budget of {whose(scope)} is {shown(cap)}: {shown(spent)} spent, {shown(held)} held "
         f"for calls under way, up to {shown(wanted)} needed; {', or '.join(remedies)}",
         scope=scope,
         dimension=dimension,
@@ -556,22 +556,6 @@ def refusal(
     )
 
 
-def _whose(scope: Scope) -> str:
-    subject = {
-        "run": "this run",
-        "key": f"key {scope.name!r}",
-        "deployment": f"deployment {scope.name!r}",
-        "global": "all calls together",
-    }[scope.kind]
-    return f"{subject} for this {scope.every}" if scope.every else subject
-
-
-_SHOWN: Mapping[Dimension, Callable[[int], str]] = {
-    "money_nanousd": usd,
-    "tokens": lambda count: f"{count:,} tokens",
-    "calls": lambda count: f"{count:,} calls",
-    "time_ms": lambda count: f"{count / 1000:,g} s",
-}
 _LIMITS: Mapping[Dimension, str] = {
     "money_nanousd": "money_usd",
     "tokens": "tokens",

@@ -13,7 +13,7 @@ from pydantic import TypeAdapter
 from adapters.types import FinishReason, ToolCall, Usage
 
 RunStatus = Literal["complete", "degraded", "partial", "failed"]
-AttemptStatus = Literal["ok", "failed", "cancelled", "skipped"]
+AttemptStatus = Literal["ok", "failed", "cancelled"]
 Source = Literal["call", "cache", "shared", "journal"]
 
 

@@ -21,7 +21,6 @@ from orchestrator.budget import (
     fit,
     say,
     stage_quote,
-    tightest,
     total_quote,
 )
 from orchestrator.config import ShrinkStep
@@ -241,20 +240,6 @@ def test_time_is_no_reason_to_refuse() -> None:
     assert quote.fits(Caps(time_ms=1))
     assert not quote.fits(Caps(calls=4))
     assert quote.fits(Caps(calls=5, tokens=quote.full.amount.tokens))
-
-
-@given(
-    st.lists(
-        st.builds(Caps, **{name: st.one_of(st.none(), st.integers(0, 9)) for name in DIMENSIONS}),
-        max_size=4,
-    ),
-    st.builds(Amount, **{name: st.integers(0, 9) for name in DIMENSIONS}),
-)
-def test_the_tightest_limits_hold_exactly_where_all_do(several: list[Caps], used: Amount) -> None:
-    """Nothing passes that one of them forbids, and nothing else is forbidden."""
-    fits_all = all(caps.exceeded_by(used) is None for caps in several)
-
-    assert (tightest(*several).exceeded_by(used) is None) == fits_all
 
 
 # What gives way.

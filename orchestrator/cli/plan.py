@@ -11,8 +11,8 @@ from rich.console import RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from orchestrator.amounts import usd
-from orchestrator.budget import Estimate, Quote, say, whose
+from orchestrator.amounts import say, usd, whose
+from orchestrator.budget import Estimate, Quote
 from orchestrator.cli import ledgers, naming, options
 from orchestrator.cli.explain import Listing, print_page, safe
 from orchestrator.cli.notes import note, warn

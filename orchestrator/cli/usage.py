@@ -14,8 +14,7 @@ import click
 from rich.table import Table
 
 from adapters.types import Usage
-from orchestrator.amounts import DIMENSIONS, NANO, Amount, Scope, usd
-from orchestrator.budget import say, whose
+from orchestrator.amounts import DIMENSIONS, NANO, Amount, Scope, say, usd, whose
 from orchestrator.cli import ledgers, options
 from orchestrator.cli.explain import Listing, print_page
 from orchestrator.cli.notes import note

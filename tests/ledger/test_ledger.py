@@ -99,7 +99,7 @@ async def test_a_refusal_says_what_there_is_and_what_to_do(ledger: Ledger) -> No
         await ledger.reserve(dollars(4), [RUN, KEY])
 
     assert str(refused.value) == (
-        "The budget of key 'alice' for this day is $20.00: $12.00 spent, $6.00 held for calls "
+        "The budget of key 'alice' for a day is $20.00: $12.00 spent, $6.00 held for calls "
         "under way, up to $4.00 needed; wait until 2026-01-02 00:00 UTC, or raise money_usd in "
         "budgets.windows, or lower max_tokens"
     )
