@@ -14,9 +14,6 @@ from typing import Any, Self
 from adapters.base import BaseAdapter
 from adapters.config import ModelConfig
 from adapters.errors import (
-    ContentFiltered,
-    ContextWindowExceeded,
-    InvalidRequest,
     StreamBroken,
 )
 from adapters.prices import price_of
@@ -35,6 +32,7 @@ from orchestrator.attempts import (
     next_step,
 )
 from orchestrator.billing import NO_BOUND, Bound
+from orchestrator.books import Books
 from orchestrator.breaker import BreakerState
 from orchestrator.budget import Quote
 from orchestrator.cache import replay
@@ -48,27 +46,20 @@ from orchestrator.clock import (
     seed_of,
 )
 from orchestrator.config import (
-    LedgerConfig,
     OrchestratorConfig,
     RequestConfig,
     config_hash,
-    ledger_url,
 )
 from orchestrator.deployment import Deployment
 from orchestrator.errors import (
-    BudgetExceeded,
-    DeadlineExceeded,
     InvalidRun,
     JournalError,
-    LedgerError,
-    NoDeploymentLeft,
     OrchestratorError,
-    QuorumNotMet,
     UnknownModel,
     UnknownPrice,
 )
 from orchestrator.events import AttemptFollows, Event, RunFailed, RunFinished, RunStarted
-from orchestrator.guards import Books, Hold, Permit, Place
+from orchestrator.guards import Hold, Permit, Place
 from orchestrator.journal import Journal, Opening
 from orchestrator.ledger import Ledger
 from orchestrator.panel import (
@@ -92,15 +83,11 @@ from orchestrator.resolve import resolve
 from orchestrator.responses import OrchestratorResponse, Receipt
 from orchestrator.routing import order
 from orchestrator.run import Run
-from orchestrator.synthesis import Draft, best
+from orchestrator.synthesis import best
+from orchestrator.verdicts import absent, gather, need_a_draft, out_of_time, plain_failure
 from orchestrator.yaml_source import suggestion
 
 _log = logging.getLogger(__name__)
-
-# Errors that blame what was asked. Where every deployment says so, the caller is to hear it.
-AT_FAULT_ITSELF = {
-    kind.__name__ for kind in (InvalidRequest, ContextWindowExceeded, ContentFiltered)
-}
 
 
 class BaseOrchestrator:
@@ -163,10 +150,7 @@ class BaseOrchestrator:
         self._is_closed = False
         self._nonce = nonce
         self._journal = journal
-        self._ledger = ledger
-        self._owns_ledger = ledger is None
-        self._books = Books(ledger) if ledger is not None else None
-        self._opening: asyncio.Lock = asyncio.Lock()
+        self._books = Books(ledger, self._clock)
         self._recall = Recall(config, self._clock)
         self._fallbacks = fallback_budget(config.retry)
         self._hedges = hedge_budget(config.retry)
@@ -214,9 +198,7 @@ class BaseOrchestrator:
 
     async def _close_guards(self) -> None:
         await self._recall.aclose()
-        if self._ledger is not None and self._owns_ledger:
-            await self._ledger.aclose()
-            self._ledger = self._books = None
+        await self._books.aclose()
 
     # The models.
 
@@ -440,41 +422,14 @@ class BaseOrchestrator:
             quote = await self._fitted_quote(run)
             run.follow(quote.plan, quote.shrunk)
         if run.journal is not None:
-            await self._count_before(run, run.journal.paid)
+            await self._books.count_before(run.run_id, run.scopes, run.journal.paid)
         elif self._journal is not None:
             run.journal = self._journal.begin(run.opening)
 
-    async def _count_before(self, run: Run, paid: Amount) -> None:
-        """Count to a resumed run's budget what its ledger does not know of, being a new one."""
-        scopes = [scope for scope in run.scopes if scope.kind == "run"]
-        if self._ledger is None or not scopes:
-            return
-        (standing,) = await self._ledger.standing(scopes)
-        unknown = paid.beyond(standing.spent)
-        if unknown != Amount():
-            reservation = await self._ledger.reserve(Amount(), scopes, run_id=run.run_id)
-            await self._ledger.settle(reservation, unknown)
-
     async def _open_ledger(self, run: Run) -> None:
-        """Open the ledger, where spending is kept or limited; in memory where it is not kept."""
-        if self._ledger is not None or not (run.config.ledger or run.has_budget):
-            return
-        async with self._opening:
-            if self._ledger is None:
-                kept = run.config.ledger
-                config = kept or LedgerConfig()
-                ledger = Ledger(
-                    ledger_url(run.config) if kept else "sqlite://",
-                    clock=self._clock,
-                    hold_s=config.hold_s,
-                    keep_days=config.keep_days,
-                )
-                try:
-                    await ledger.open()
-                except BaseException:
-                    await ledger.aclose()
-                    raise
-                self._ledger, self._books = ledger, Books(ledger)
+        """Where spending is kept or limited."""
+        if run.config.ledger or run.has_budget:
+            await self._books.open(run.config)
 
     async def _fitted_quote(self, run: Run) -> Quote:
         """What the run may cost as it fits into its budgets, and what gives way for that."""
@@ -484,7 +439,7 @@ class BaseOrchestrator:
             for name in member.deployments
         }
         scopes = [*run.scopes, *(one for name in sorted(names) for one in run.windows_of(name))]
-        standings = await self._ledger.standing(scopes) if self._ledger and scopes else []
+        standings = await self._books.standings(scopes)
         margin = run.config.budgets.margin
         basis = Basis(
             bound=lambda name, request: run.deployments[name].adapter.bound_prompt(
@@ -510,10 +465,8 @@ class BaseOrchestrator:
             except JournalError as error:
                 _log.warning("the receipt of run %s is not in its journal: %s", run.run_id, error)
         # A plain run is one call, or a few at one: its lines of usage tell the same.
-        if self._books is not None and not run.target.is_plain:
-            told = receipt.to_json(indent=None)
-            ledger = self._books.ledger
-            self._books.post(partial(ledger.keep_receipt, run.run_id, run.request.tenant, told))
+        if not run.target.is_plain:
+            self._books.keep_receipt(run.run_id, run.request.tenant, receipt)
 
     def _fail(self, run: Run, error: Exception) -> None:
         """Explain a run that came to no answer as well as one that did."""
@@ -535,29 +488,9 @@ class BaseOrchestrator:
         failed = answers[0].error if answers else None
         run.end_stage(stage, "failed" if failed or not answers else "ok")
         if not answers or (failed and run.is_over):
-            raise _out_of_time(run) from failed
+            raise out_of_time(run) from failed
         if failed is not None:
-            raise self._plain_failure(run, stage, failed)
-
-    def _plain_failure(self, run: Run, stage: StageLog, error: Exception) -> Exception:
-        """What to raise: the error of one, of the request itself, or that nobody is left."""
-        failures = [made for made in stage.attempts if made.status == "failed"]
-        asked = {made.deployment for made in failures}
-        is_own = len(asked) < 2 or run.delivery.has_begun
-        is_the_request = isinstance(error, ContentFiltered) or all(
-            made.error in AT_FAULT_ITSELF for made in failures
-        )
-        if is_own or is_the_request or isinstance(error, BudgetExceeded):
-            return error
-        told = "; ".join(f"{made.deployment}: {made.error}: {made.message}" for made in failures)
-        busy = [run.deployments[name].breaker.state.probe_in_s for name in asked]
-        busy.append(getattr(error, "retry_after_s", None))
-        none_left = NoDeploymentLeft(
-            f"{run.target.name!r} has no deployment left: {told}",
-            retry_after_s=min((wait_s for wait_s in busy if wait_s is not None), default=None),
-        )
-        none_left.__cause__ = error
-        return none_left
+            raise plain_failure(run, stage, failed)
 
     async def _answer_panel(self, run: Run) -> None:
         """Every member at once; the best usable draft is the answer."""
@@ -580,8 +513,8 @@ class BaseOrchestrator:
         answers, ending = await self._ask_all(
             run, stage, calls, quorum=run.target.enough(len(members)), grace_s=run.target.grace_s
         )
-        drafts = self._gather(run, stage, answers, ending)
-        self._need_a_draft(run, stage, drafts, answers)
+        drafts = gather(run, stage, answers, ending)
+        need_a_draft(run, stage, drafts, answers)
         run.missing = absent(members, drafts)
         run.is_partial = ending == "run"
         run.end_stage(stage, "degraded" if stage.causes else "ok")
@@ -648,7 +581,7 @@ class BaseOrchestrator:
     def _bound(self, run: Run, deployment: Deployment, request: CompletionRequest) -> Bound:
         """The most a call can use up."""
         scopes = run.scopes_of(deployment.name)
-        if self._ledger is None and not deployment.config.rates.tokens_per_minute:
+        if self._books.ledger is None and not deployment.config.rates.tokens_per_minute:
             return NO_BOUND
         budgets = run.config.budgets
         prompt = deployment.adapter.bound_prompt(request, margin=budgets.margin)
@@ -919,59 +852,6 @@ class BaseOrchestrator:
         answers, ending = await fan_out(calls, patience, run.clock, before_cancelling=tell)
         return answers, ending
 
-    # What comes of it.
-
-    def _gather(
-        self, run: Run, stage: StageLog, answers: Sequence[Answer], ending: Ending
-    ) -> list[Draft]:
-        """The usable answers as drafts, in the order of the panel; what is missing is said.
-
-        A straggler that was not waited for after a met quorum is no fault: it was agreed on.
-        """
-        usable = {answer.member.name: answer for answer in answers if answer.is_usable}
-        for answer in answers:
-            if not answer.is_usable:
-                run.degrade(stage, f"{answer.member.name} gave no answer: {answer.failure}")
-        answered = {answer.member.name for answer in answers}
-        late = [member.name for member in stage.members if member.name not in answered]
-        if late and ending == "quorum":
-            stage.notes.append(f"{', '.join(late)} {stage.ending}")
-        elif late:
-            run.degrade(stage, f"{', '.join(late)}: {stage.ending}")
-        return [
-            as_draft(member, usable[member.name])
-            for member in stage.members
-            if member.name in usable
-        ]
-
-    def _need_a_draft(
-        self, run: Run, stage: StageLog, drafts: Sequence[Draft], answers: Sequence[Answer]
-    ) -> None:
-        """Say that the quorum was missed; end the run if there is nothing at all.
-
-        Raises:
-            DeadlineExceeded: nobody answered in the run's time.
-            BudgetExceeded: nobody could be paid.
-            LedgerError: no spending can be counted.
-            JournalError: no paid call can be written down.
-            QuorumNotMet: nobody gave a usable answer.
-        """
-        quorum = run.target.enough(len(stage.members))
-        if drafts:
-            if len(drafts) < quorum:
-                run.degrade(stage, f"{len(drafts)} usable of {len(stage.members)}, quorum {quorum}")
-            return
-        run.end_stage(stage, "failed")
-        if run.is_over:
-            raise _out_of_time(run)
-        for kind in (BudgetExceeded, LedgerError, JournalError):
-            errors = [answer.error for answer in answers if isinstance(answer.error, kind)]
-            if errors and len(errors) == len(answers):
-                raise errors[0]
-        raise QuorumNotMet(
-            f"No member of {run.target.name!r} gave a usable answer: " + "; ".join(stage.causes)
-        )
-
 
 def _is_free(run: Run, pursuit: Pursuit, name: str) -> bool:
     """Whether a deployment might answer a call at once, as far as is known."""
@@ -1023,30 +903,6 @@ def _as_failure(error: BaseException, deployment: Deployment, text: str) -> Exce
     )
     failure.__cause__ = error
     return failure
-
-
-def as_draft(member: Member, answer: Answer) -> Draft:
-    """What a member's usable answer is to the others."""
-    assert answer.completion is not None, "a usable answer has a completion"
-    return Draft(
-        member=member.name,
-        label=member.label,
-        text=answer.completion.text,
-        weight=member.weight,
-        finish_reason=answer.completion.finish_reason,
-    )
-
-
-def absent(members: Sequence[Member], drafts: Sequence[Draft]) -> tuple[str, ...]:
-    """The members without a draft."""
-    present = {draft.member for draft in drafts}
-    return tuple(member.name for member in members if member.name not in present)
-
-
-def _out_of_time(run: Run) -> DeadlineExceeded:
-    return DeadlineExceeded(
-        f"The run's {run.time_s:g} s ended before there was an answer; allow more with time_s"
-    )
 
 
 async def _end(tasks: set[asyncio.Task[Any]]) -> None:

@@ -124,6 +124,17 @@ class BudgetsConfig(_Strict):
     min_tokens: Count = 256
     margin: Annotated[float, Field(ge=1, le=10, allow_inf_nan=False)] = 1.5
 
+    def windows_of(
+        self, scope: Literal["key", "deployment", "global"], name: str
+    ) -> list[WindowConfig]:
+        """The windows that somebody's calls count in; one with the very name goes before others."""
+        if not self.windows:
+            return []
+        found = [window for window in self.windows if window.scope == scope]
+        general = {window.every: window for window in found if window.name is None}
+        own = {window.every: window for window in found if window.name == name}
+        return list((general | own).values())
+
 
 class RetryConfig(_Strict):
     """How often a call is tried again, and how long is waited before."""
@@ -531,12 +542,9 @@ def _price_warnings(config: OrchestratorConfig) -> Iterator[str]:
 
 
 def _money_is_limited(budgets: BudgetsConfig, deployment: str) -> bool:
-    windows = (
-        window
-        for window in budgets.windows
-        if window.scope != "deployment" or window.name in {None, deployment}
-    )
-    return any(caps.money_usd is not None for caps in (budgets.per_run, *windows))
+    others = [window for window in budgets.windows if window.scope != "deployment"]
+    own = budgets.windows_of("deployment", deployment)
+    return any(caps.money_usd is not None for caps in (budgets.per_run, *others, *own))
 
 
 def _route_warnings(config: OrchestratorConfig) -> Iterator[str]:

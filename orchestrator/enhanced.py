@@ -6,7 +6,7 @@ from functools import partial
 from typing import Any
 
 from adapters.types import CompletionRequest
-from orchestrator.base import BaseOrchestrator, absent, as_draft
+from orchestrator.base import BaseOrchestrator
 from orchestrator.clock import make_rng
 from orchestrator.config import RequestConfig
 from orchestrator.errors import InvalidRun, PatternError
@@ -38,6 +38,7 @@ from orchestrator.synthesis import (
     read_pick,
     read_ranking,
 )
+from orchestrator.verdicts import absent, as_draft, gather, need_a_draft
 
 Call = Callable[[], Coroutine[Any, Any, Answer]]
 
@@ -162,9 +163,9 @@ class EnhancedOrchestrator(BaseOrchestrator):
             for place, caller in enumerate(callers)
         ]
         answers, ending = await self._ask_step(run, board, step, stage, calls)
-        drafts = self._gather(run, stage, answers, ending)
+        drafts = gather(run, stage, answers, ending)
         if step.is_first:
-            self._need_a_draft(run, stage, drafts, answers)
+            need_a_draft(run, stage, drafts, answers)
             run.missing = absent(callers, drafts)
         _keep(board, step.stage, drafts, dict(zip((c.name for c in callers), items, strict=False)))
         run.end_stage(stage, *_outcome(stage, len(drafts), len(callers)))
@@ -179,7 +180,7 @@ class EnhancedOrchestrator(BaseOrchestrator):
         elif step.is_first:
             for failed in answers:
                 run.degrade(stage, f"{failed.member.name} gave no answer: {failed.failure}")
-            self._need_a_draft(run, stage, (), answers)
+            need_a_draft(run, stage, (), answers)
         else:
             run.degrade(stage, _why_nobody(answers, stage, ending))
         if step.is_first:
@@ -251,7 +252,7 @@ class EnhancedOrchestrator(BaseOrchestrator):
                 for judge in judges
             ]
             answers, ending = await self._ask_step(run, board, step, stage, calls)
-            self._gather(run, stage, answers, ending)
+            gather(run, stage, answers, ending)
         return stage, [
             Ballot(
                 by=answer.member.name,

@@ -3,10 +3,6 @@
 Only `base.py` uses them, and only here do they meet: what stands behind them is a leaf each.
 """
 
-import logging
-from asyncio import Future
-from collections import deque
-from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from math import ceil
@@ -23,16 +19,15 @@ from adapters.errors import (
 from adapters.types import Chunk, CompletionRequest, Usage
 from orchestrator import billing
 from orchestrator.billing import Bound, Posting
+from orchestrator.books import Books
 from orchestrator.breaker import outcome_of
 from orchestrator.deployment import Deployment
-from orchestrator.errors import BudgetExceeded, ReservationClosed
+from orchestrator.errors import BudgetExceeded
 from orchestrator.ledger import Ledger, UsageEntry
 from orchestrator.pacing import Ending
 from orchestrator.receipts import AttemptLog
 from orchestrator.responses import AttemptStatus
 from orchestrator.run import Run
-
-_log = logging.getLogger(__name__)
 
 BROKEN_OFF = (StreamBroken, ProviderTimeout, ConnectionFailed)  # nobody knows what was to come
 SETTLING_S = 60.0  # how long after its time a call's reservation still stands
@@ -91,46 +86,6 @@ class Permit:
         self._breaker.settle(self._ticket, outcome, type(error).__name__)
 
 
-class Books:
-    """The ledger, for those who post what calls have used up.
-
-    What it could not take, because its disk is full or gone, is kept here and written before
-    anything else is paid for: nothing is lost, and no call is made that nobody could count.
-    """
-
-    def __init__(self, ledger: Ledger) -> None:
-        self.ledger = ledger
-        self._unwritten: deque[Callable[[], Future[None]]] = deque()
-
-    def post(self, write: Callable[[], "Future[None]"]) -> None:
-        """Have something written; nobody waits for it."""
-        write().add_done_callback(partial(self._look, write))
-
-    def _look(self, write: Callable[[], "Future[None]"], written: "Future[None]") -> None:
-        error = None if written.cancelled() else written.exception()
-        if error is None or isinstance(error, ReservationClosed):  # settled in full meanwhile
-            return
-        if not self._unwritten:
-            _log.warning("what a call has used up could not be written yet: %s", error)
-        self._unwritten.append(write)
-
-    async def catch_up(self) -> None:
-        """Write what could not be written before.
-
-        Raises:
-            LedgerError: it still cannot.
-        """
-        while self._unwritten:
-            write = self._unwritten.popleft()
-            try:
-                await write()
-            except ReservationClosed:
-                continue
-            except BaseException:
-                self._unwritten.appendleft(write)
-                raise
-
-
 class Hold:
     """What a call could use up, reserved in every budget it counts in, then settled.
 
@@ -140,7 +95,7 @@ class Hold:
 
     def __init__(
         self,
-        books: Books | None,
+        books: Books,
         run: Run,
         deployment: Deployment,
         request: CompletionRequest,
@@ -157,17 +112,17 @@ class Hold:
         self._is_settled = False
 
     async def __aenter__(self) -> Self:
-        if self._books is not None:
-            await self._reserve(self._books)
+        if self._books.ledger is not None:
+            await self._reserve(self._books.ledger)
         self._attempt.is_sent = True
         return self
 
-    async def _reserve(self, books: Books) -> None:
-        await books.catch_up()
+    async def _reserve(self, ledger: Ledger) -> None:
+        await self._books.catch_up()
         scopes = self._run.scopes_of(self._deployment.name)
         while scopes and not self._reservation:
             try:
-                self._reservation = await books.ledger.reserve(
+                self._reservation = await ledger.reserve(
                     self._bound.amount,
                     scopes,
                     run_id=self._run.run_id,
@@ -189,19 +144,19 @@ class Hold:
         self._is_settled = True
         posting = self._attempt.posting = self._posting(error)
         self._attempt.is_sent = posting.amount != billing.NOTHING
-        if self._books is not None:
-            self._post(self._books, posting, error)
+        if self._books.ledger is not None:
+            self._post(self._books.ledger, posting, error)
 
-    def _post(self, books: Books, posting: Posting, error: BaseException | None) -> None:
-        ledger, reservation = books.ledger, self._reservation
+    def _post(self, ledger: Ledger, posting: Posting, error: BaseException | None) -> None:
+        post, reservation = self._books.post, self._reservation
         entry = _entry(self._run, self._deployment, self._attempt, error)
         if not self._attempt.is_sent:
             if reservation:
-                books.post(partial(ledger.release, reservation))
+                post(partial(ledger.release, reservation))
         elif reservation:
-            books.post(partial(ledger.settle, reservation, posting.amount, entry))
+            post(partial(ledger.settle, reservation, posting.amount, entry))
         else:
-            books.post(partial(ledger.record, entry))
+            post(partial(ledger.record, entry))
 
     def _shorten(self, error: BudgetExceeded) -> None:
         """Ask for a shorter answer, if a shorter one fits.

@@ -46,15 +46,9 @@ def deployment_scopes(budgets: BudgetsConfig, deployment: str) -> tuple[Scope, .
 def _windows(
     budgets: BudgetsConfig, kind: Literal["key", "deployment", "global"], name: str
 ) -> tuple[Scope, ...]:
-    """The windows that somebody's calls count in; one with the very name stands before the rest."""
-    found = [window for window in budgets.windows if window.scope == kind]
-    if not found:
-        return ()
-    general = {window.every: window for window in found if window.name is None}
-    own = {window.every: window for window in found if window.name == name}
     return tuple(
-        Scope(kind=kind, name=name, every=every, caps=window.caps())
-        for every, window in (general | own).items()
+        Scope(kind=kind, name=name, every=window.every, caps=window.caps())
+        for window in budgets.windows_of(kind, name)
     )
 
 

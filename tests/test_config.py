@@ -1562,6 +1562,9 @@ def test_what_is_allowed_but_unwise_is_a_warning(text: str, expected: list[str])
     assert warnings(parse_config(text)) == expected
 
 
+EACH = "{scope: deployment, every: day, money_usd: 1}"
+
+
 @pytest.mark.parametrize(
     ("limits", "refused"),
     [
@@ -1569,8 +1572,9 @@ def test_what_is_allowed_but_unwise_is_a_warning(text: str, expected: list[str])
         ("per_run: {calls: 5}", []),
         ("per_run: {money_usd: 1}", ["mine", "yours"]),
         ("windows: [{scope: key, every: day, money_usd: 1}]", ["mine", "yours"]),
-        ("windows: [{scope: deployment, every: day, money_usd: 1}]", ["mine", "yours"]),
+        (f"windows: [{EACH}]", ["mine", "yours"]),
         ("windows: [{scope: deployment, name: mine, every: day, money_usd: 1}]", ["mine"]),
+        (f"windows: [{EACH}, {{scope: deployment, name: mine, every: day, calls: 1}}]", ["yours"]),
         ("windows: [{scope: global, every: day, calls: 1}]", []),
     ],
 )

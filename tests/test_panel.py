@@ -307,7 +307,9 @@ async def test_two_runs_at_once_do_not_mix() -> None:
     assert len({response.receipt.run_id for response in responses}) == 10
 
 
-async def test_every_stage_that_began_is_said_to_have_ended() -> None:
+async def test_every_stage_that_began_is_said_to_have_ended(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     """Also when the run ends with an error that nobody foresaw."""
     adapters = {name: MockAdapter([RateLimited("no")], deployment=name) for name in NAMES}
     kinds: list[type[Event]] = []
@@ -316,7 +318,7 @@ async def test_every_stage_that_began_is_said_to_have_ended() -> None:
         def broken(*_: object) -> None:
             raise RuntimeError("a bug of ours")
 
-        engine._gather = broken  # type: ignore[assignment, method-assign]
+        monkeypatch.setattr("orchestrator.base.gather", broken)
         with suppress(RuntimeError):
             async for event in engine.stream_request(RequestConfig(prompt="Q?")):
                 kinds.append(type(event))  # noqa: PERF401 - up to the error
