@@ -25,7 +25,7 @@ import orjson
 
 from adapters.config import MissingVariable, ModelConfig, resolve_references
 from adapters.types import Chunk, Completion, CompletionRequest, ToolCallDelta
-from orchestrator.cache_files import SCHEMA, Files, is_damage, open_files, reason
+from orchestrator.cache_files import SCHEMA, Entry, Files, is_damage, open_files, reason
 from orchestrator.clock import Clock, new_nonce
 from orchestrator.config import CacheConfig, state_dir
 from orchestrator.errors import CacheError
@@ -36,6 +36,8 @@ SECRET_BYTES = 32
 PIECE = 256  # characters of a chunk of a replayed answer
 
 OPEN_S = 2.0  # what a call waits for the cache to open, or for an answer to be written
+TOGETHER = 64  # answers written in one transaction, so that other processes come in between
+MOST_WAITING = 2048  # answers that wait to be written; what comes more is not kept
 CLEAR_S = 600.0  # what the command that empties it waits
 PAUSE_S = 30.0  # how long it is off after a fault
 
@@ -180,6 +182,14 @@ class CacheStats:
 # The cache.
 
 
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class _Unwritten:
+    """An answer that waits to be written; `done` is for who waits with it."""
+
+    entry: Entry
+    done: "Future[None]"
+
+
 # What a fork brought along. SQLite's connections must be neither used nor closed in the child, and
 # to drop the last reference would be to close them.
 _inherited: list[object] = []
@@ -219,6 +229,9 @@ class CompletionCache:
         self._files: Files | None = None
         self._opening: Future[Files | Exception] | None = None
         self._closing: concurrent.futures.Future[object] | None = None
+        self._unwritten: list[_Unwritten] = []
+        self._writing: Future[Exception | None] | None = None
+        self._writing_since_s = 0.0
         self._damaged: int | None = None  # the database that was, by its inode
         self._off_until_s = float("-inf")
 
@@ -267,17 +280,53 @@ class CompletionCache:
 
     async def put(self, key: str, completion: Completion) -> None:
         """Keep an answer, if it is whole. Waits for the disk a little, and never raises."""
-        if not is_whole(completion):
-            return
         await self.open()
+        if not await self._clock.first_done({self.keep(key, completion)}, OPEN_S):
+            self._look_at_the_disk()
+
+    def keep(self, key: str, completion: Completion) -> "Future[None]":
+        """Begin to keep an answer, if it is whole and the cache is open. Never waits or raises.
+
+        What comes while others are written is written after them, all together. The future is done
+        once the answer is kept, or given up: nobody needs to know which.
+        """
+        done: Future[None] = asyncio.get_running_loop().create_future()
+        is_ours = self._files is not None and self._pid == os.getpid()
+        if is_ours and is_whole(completion) and len(self._unwritten) < MOST_WAITING:
+            entry = Entry(key=key, completion=completion, at_ms=self._now_ms())
+            self._unwritten.append(_Unwritten(entry=entry, done=done))
+            self._write_on()
+        else:
+            done.set_result(None)
+        return done
+
+    def _write_on(self) -> None:
+        """Have what waits be written, unless something is being written already."""
         files = self._files
-        if files is None:
-            return
-        job = partial(files.write, key, completion, now_ms=self._now_ms(), ttl_s=self._config.ttl_s)
-        try:
-            await self._finish(job, OPEN_S)
-        except Exception as error:  # noqa: BLE001 - as for reading
+        if self._writing is not None and not self._writing.get_loop().is_closed():
+            self._look_at_the_disk()
+        elif files is not None and self._unwritten:
+            batch, self._unwritten = self._unwritten[:TOGETHER], self._unwritten[TOGETHER:]
+            entries = [one.entry for one in batch]
+            self._writing_since_s = self._clock.monotonic()
+            self._writing = self._start(partial(files.write, entries, ttl_s=self._config.ttl_s))
+            self._writing.add_done_callback(partial(self._written, files, batch))
+
+    def _written(
+        self, files: Files, batch: Sequence[_Unwritten], writing: "Future[Exception | None]"
+    ) -> None:
+        self._writing = None
+        error = writing.result()
+        if error is not None:
             self._fail(files, error)
+        _resolve(batch)
+        self._write_on()
+
+    def _look_at_the_disk(self) -> None:
+        """See that what is being written does not take too long."""
+        files, took_s = self._files, self._clock.monotonic() - self._writing_since_s
+        if files is not None and self._writing is not None and took_s > OPEN_S:
+            self._fail(files, TimeoutError(f"writing takes more than {OPEN_S:g} s"))
 
     async def stats(self) -> CacheStats:
         """What is in it.
@@ -413,10 +462,19 @@ class CompletionCache:
     def _let_go(self) -> None:
         """Close the files: the reader here, the store where it belongs."""
         files, self._files = self._files, None
+        waiting, self._unwritten = self._unwritten, []
+        _resolve(waiting)
         if files is not None:
             with suppress(sqlite3.Error):
                 files.close_reader()
             self._closing = self._worker.submit(_outcome, files.close)
+
+
+def _resolve(several: Sequence[_Unwritten]) -> None:
+    """They are written, or will not be."""
+    for one in several:
+        if not (one.done.done() or one.done.get_loop().is_closed()):
+            one.done.set_result(None)
 
 
 def _outcome(job: Callable[[], T]) -> T | Exception:

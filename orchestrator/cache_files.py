@@ -13,6 +13,7 @@ import logging
 import os
 import sqlite3
 import struct
+from collections.abc import Sequence
 from contextlib import closing, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -56,6 +57,15 @@ _SURROUNDINGS = frozenset(
 )
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Entry:
+    """An answer to be kept, and when it came."""
+
+    key: str
+    completion: Completion
+    at_ms: int
+
+
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Files:
     """An open cache. Two threads may use it: one to read, and the one that opened it for the rest.
@@ -80,14 +90,15 @@ class Files:
         """Where it is read."""
         self.reader.close()
 
-    def write(self, key: str, completion: Completion, *, now_ms: int, ttl_s: float) -> None:
-        """Keep an answer, unless it is larger than all the room there is."""
+    def write(self, entries: Sequence[Entry], *, ttl_s: float) -> None:
+        """Keep answers, all in one transaction; not those larger than all the room there is."""
         if _inode(self.folder) != self.inode:
             raise FileNotFoundError("its database was removed")
-        envelope = seal(self.secret, key, completion, at_ms=now_ms)
-        if len(envelope) >= self.store.size_limit:
-            return
-        self.store.set(key, envelope, expire=ttl_s)
+        with self.store.transact():
+            for entry in entries:
+                envelope = seal(self.secret, entry.key, entry.completion, at_ms=entry.at_ms)
+                if len(envelope) < self.store.size_limit:
+                    self.store.set(entry.key, envelope, expire=ttl_s)
         if self.store.volume() > self.store.size_limit:  # a large answer among many small ones
             self.store.cull()
 

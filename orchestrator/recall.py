@@ -1,8 +1,9 @@
 """What was paid for once and is not paid for again: a run's journal, the cache, calls under way."""
 
-import asyncio
 import json
+from asyncio import Future
 from contextlib import AbstractAsyncContextManager, nullcontext
+from functools import partial
 
 from adapters.types import Completion, CompletionRequest
 from orchestrator import billing
@@ -14,12 +15,12 @@ from orchestrator.cache import (
     default_secret,
     secret_key,
 )
-from orchestrator.clock import Clock, fixed_chance
+from orchestrator.clock import Clock, all_done, fixed_chance
 from orchestrator.config import OrchestratorConfig, RequestConfig, cache_folder
 from orchestrator.deployment import Deployment
 from orchestrator.errors import JournalError
 from orchestrator.journal import PaidCall
-from orchestrator.panel import is_usable
+from orchestrator.panel import CLOSING_S, is_usable
 from orchestrator.receipts import AttemptLog
 from orchestrator.run import Run
 
@@ -44,9 +45,10 @@ class Recall:
             if config.cache is not None
             else None
         )
+        self._clock = clock
         self._flights = SingleFlight()
         self._fresh: dict[str, Completion] = {}  # on their way into the cache
-        self._keeping: set[asyncio.Task[None]] = set()
+        self._keeping: set[Future[None]] = set()
         self._secret = b""
 
     async def open(self) -> None:
@@ -55,9 +57,8 @@ class Recall:
             await self._cache.open()
 
     async def aclose(self) -> None:
-        """Finish what is being kept, and close the cache."""
-        if self._keeping:
-            await asyncio.wait(self._keeping)
+        """Finish what is being kept, unless its disk hangs, and close the cache."""
+        await all_done(self._clock, self._keeping, CLOSING_S)
         if self._cache is not None:
             await self._cache.aclose()
 
@@ -137,16 +138,15 @@ class Recall:
             if flight is not None:
                 self._flights.land(key, completion)
             self._fresh[key] = completion
-            task = asyncio.create_task(self._put(key, completion))
-            self._keeping.add(task)
-            task.add_done_callback(self._keeping.discard)
+            assert self._cache is not None, "only what is cached is kept there"
+            kept = self._cache.keep(key, completion)
+            self._keeping.add(kept)
+            kept.add_done_callback(partial(self._kept, key))
 
     def _caches(self, run: Run) -> bool:
         return self._cache is not None and run.request.cache != "off"
 
-    async def _put(self, key: str, completion: Completion) -> None:
-        assert self._cache is not None, "only what is cached is put there"
-        try:
-            await self._cache.put(key, completion)
-        finally:
-            self._fresh.pop(key, None)
+    def _kept(self, key: str, kept: "Future[None]") -> None:
+        """It is in the cache now, or will never be."""
+        self._keeping.discard(kept)
+        self._fresh.pop(key, None)

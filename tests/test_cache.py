@@ -14,7 +14,7 @@ import stat
 import subprocess
 import sys
 import threading
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager, closing
 from functools import partial
@@ -835,6 +835,71 @@ async def test_many_at_once_open_it_once(folder: Path, monkeypatch: pytest.Monke
     assert all(cache.get(key) == ANSWER for key in keys)
     assert len(opens) == 1
     await cache.aclose()
+
+
+async def test_answers_that_come_at_once_are_written_together(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One by one the disk would fall behind a busy process, and the cache be off for that."""
+    together: list[int] = []
+    write = cache_files.Files.write
+
+    def counted(files: cache_files.Files, entries: Sequence[Any], **options: Any) -> None:
+        together.append(len(entries))
+        write(files, entries, **options)
+
+    monkeypatch.setattr(cache_files.Files, "write", counted)
+    keys = [f"{number:064x}" for number in range(1000)]
+    async with opened(folder) as cache:
+        await asyncio.gather(*(cache.put(key, ANSWER) for key in keys))
+
+        assert all(cache.get(key) == ANSWER for key in keys)
+    assert sum(together) == len(keys)
+    assert len(together) < 50
+    assert max(together) == cache_module.TOGETHER
+
+
+async def test_what_the_disk_cannot_keep_up_with_is_not_kept(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No answer waits for it, no memory fills up, and the cache stays on."""
+    may_write = threading.Event()
+    write = cache_files.Files.write
+
+    def slow(files: cache_files.Files, entries: Sequence[Any], **options: Any) -> None:
+        may_write.wait(10)
+        write(files, entries, **options)
+
+    monkeypatch.setattr(cache_files.Files, "write", slow)
+    async with opened(folder) as cache:
+        keeping = [cache.keep(f"{number:064x}", ANSWER) for number in range(5000)]
+        waiting = cache_module.MOST_WAITING + 1  # one is being written
+        assert [one.done() for one in keeping] == [number >= waiting for number in range(5000)]
+
+        may_write.set()
+        await asyncio.wait(keeping)
+        assert cache.get(f"{waiting - 1:064x}") == ANSWER
+        assert cache.get(f"{waiting:064x}") is None
+        assert cache.fault == ""
+
+
+async def test_a_disk_that_hangs_turns_the_cache_off(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, warned: Callable[[], list[str]]
+) -> None:
+    """Whoever comes next notices; those who wait are let go."""
+    may_write = threading.Event()
+    monkeypatch.setattr(cache_files.Files, "write", lambda *_, **__: may_write.wait(10) and None)
+    clock = FakeClock()
+    async with opened(folder, clock=clock) as cache:
+        first, second = cache.keep(KEY, ANSWER), cache.keep(KEY[::-1], ANSWER)
+        clock.advance(cache_module.OPEN_S + 0.1)
+        third = cache.keep(KEY, ANSWER)
+
+        assert "takes more than 2 s" in cache.fault
+        assert (first.done(), second.done(), third.done()) == (False, True, True)
+        may_write.set()
+        await first
+    assert len(warned()) == 1
 
 
 async def test_a_closed_cache_does_nothing(folder: Path) -> None:

@@ -68,6 +68,8 @@ class World:
             assert (pace.in_flight, len(pace._line), pace._tokens_in_line) == (0, 0, 0), name
             assert one.breaker._probe is None, name
         recall = self.engine._recall
+        if recall._keeping:
+            await asyncio.wait(recall._keeping, timeout=5)
         assert not recall._flights._flights
         assert not recall._fresh
         assert not recall._keeping
