@@ -1,6 +1,6 @@
 """The values that cross the adapter boundary: a request in, a completion (or its chunks) out."""
 
-from collections.abc import AsyncIterable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -151,22 +151,19 @@ async def collect(chunks: AsyncIterable[Chunk]) -> Completion:
     return fold.completion()
 
 
-def in_chunks(completion: Completion) -> Iterator[Chunk]:
-    """A whole completion as a stream whose fold it is: its content, then its end."""
+def in_one_chunk(completion: Completion) -> Chunk:
+    """A whole completion as the one chunk of a stream whose fold it is."""
     calls = tuple(
         ToolCallDelta(index=index, id=call.id, name=call.name, arguments=call.arguments)
         for index, call in enumerate(completion.tool_calls)
     )
-    content = Chunk(
+    return Chunk(
         text=completion.text,
         reasoning=completion.reasoning,
         tool_calls=calls,
+        finish_reason=completion.finish_reason,
+        usage=completion.usage,
         model=completion.model,
-    )
-    if content.has_content:
-        yield content
-    yield Chunk(
-        finish_reason=completion.finish_reason, usage=completion.usage, model=completion.model
     )
 
 

@@ -17,7 +17,7 @@ from adapters.errors import (
     StreamBroken,
 )
 from adapters.prices import price_of
-from adapters.types import Chunk, CompletionRequest, in_chunks
+from adapters.types import Chunk, CompletionRequest, in_one_chunk
 from orchestrator import billing
 from orchestrator.amounts import Amount
 from orchestrator.attempts import (
@@ -865,9 +865,7 @@ async def _answer(
     adapter, limits = deployment.adapter, run.call_limits()
     try:
         if not run.is_live:
-            completion = await adapter.complete(request, limits=limits)
-            for chunk in in_chunks(completion):
-                yield chunk
+            yield in_one_chunk(await adapter.complete(request, limits=limits))
             return
         async with aclosing(adapter.stream(request, limits=limits)) as chunks:
             async for chunk in chunks:

@@ -8,6 +8,7 @@ import re
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import suppress
 from decimal import Decimal
+from functools import cached_property
 from itertools import chain
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -90,6 +91,7 @@ class CapsConfig(_Strict):
     calls: Count | None = None
     time_s: Seconds | None = None
 
+    @cached_property
     def caps(self) -> Caps:
         """The same in the integers that are counted."""
         return Caps(
@@ -124,13 +126,20 @@ class BudgetsConfig(_Strict):
     min_tokens: Count = 256
     margin: Annotated[float, Field(ge=1, le=10, allow_inf_nan=False)] = 1.5
 
+    @cached_property
+    def _by_scope(self) -> dict[str, list[WindowConfig]]:
+        found: dict[str, list[WindowConfig]] = {}
+        for window in self.windows:
+            found.setdefault(window.scope, []).append(window)
+        return found
+
     def windows_of(
         self, scope: Literal["key", "deployment", "global"], name: str
     ) -> list[WindowConfig]:
         """The windows that somebody's calls count in; one with the very name goes before others."""
-        if not self.windows:
+        found = self._by_scope.get(scope)
+        if not found:
             return []
-        found = [window for window in self.windows if window.scope == scope]
         general = {window.every: window for window in found if window.name is None}
         own = {window.every: window for window in found if window.name == name}
         return list((general | own).values())

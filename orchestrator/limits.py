@@ -10,7 +10,7 @@ from orchestrator.config import BudgetsConfig, OrchestratorConfig, RequestConfig
 
 def run_caps(budgets: BudgetsConfig, request: RequestConfig) -> Caps:
     """The limits of a run as a whole: the operator's or the caller's, whichever is lower."""
-    ours = budgets.per_run.caps()
+    ours = budgets.per_run.caps
     money = None if request.max_cost_usd is None else nanousd(request.max_cost_usd)
     return Caps(
         money_nanousd=_lower(ours.money_nanousd, money),
@@ -47,7 +47,7 @@ def _windows(
     budgets: BudgetsConfig, kind: Literal["key", "deployment", "global"], name: str
 ) -> tuple[Scope, ...]:
     return tuple(
-        Scope(kind=kind, name=name, every=window.every, caps=window.caps())
+        Scope(kind=kind, name=name, every=window.every, caps=window.caps)
         for window in budgets.windows_of(kind, name)
     )
 

@@ -185,7 +185,8 @@ class Piece:
                     raise MalformedResponse("an answer in two parts came to no JSON")
             chunk = replace(chunk, text=text)
         elif self._blank is not None:
-            chunk = replace(chunk, text=self._from_first_word(chunk))
+            text = self._from_first_word(chunk)
+            chunk = chunk if text == chunk.text else replace(chunk, text=text)
         await self._delivery.add(chunk)
 
     def _from_first_word(self, chunk: Chunk) -> str:

@@ -268,7 +268,7 @@ def worst_cases(
     config: OrchestratorConfig, patterns: Mapping[str, Pattern], *, basis: Basis | None = None
 ) -> list[str]:
     """The panels that `budgets.per_run` leaves no room for, not even for one short question."""
-    caps = config.budgets.per_run.caps()
+    caps = config.budgets.per_run.caps
     if caps.is_empty:
         return []
     standing = Untouched(scope=Scope(kind="run", caps=caps))

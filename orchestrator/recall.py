@@ -1,7 +1,8 @@
 """What was paid for once and is not paid for again: a run's journal, the cache, calls under way."""
 
+import asyncio
 import json
-from asyncio import Future
+from asyncio import AbstractEventLoop, Future
 from contextlib import AbstractAsyncContextManager, nullcontext
 from functools import partial
 
@@ -49,16 +50,23 @@ class Recall:
         self._flights = SingleFlight()
         self._fresh: dict[str, Completion] = {}  # on their way into the cache
         self._keeping: set[Future[None]] = set()
+        self._loop: AbstractEventLoop | None = None
         self._secret = b""
 
     async def open(self) -> None:
         """Open the cache, if there is one. Costs nothing once it is."""
+        loop = asyncio.get_running_loop()
+        if loop is not self._loop:  # what was on its way in another loop is of no use in this one
+            self._loop = loop
+            self._fresh.clear()
+            self._keeping.clear()
         if self._cache is not None:
             await self._cache.open()
 
     async def aclose(self) -> None:
         """Finish what is being kept, unless its disk hangs, and close the cache."""
-        await all_done(self._clock, self._keeping, CLOSING_S)
+        if self._loop is asyncio.get_running_loop():
+            await all_done(self._clock, self._keeping, CLOSING_S)
         if self._cache is not None:
             await self._cache.aclose()
 

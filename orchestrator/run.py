@@ -79,6 +79,7 @@ class Run:
         self.caps = run_caps(config.budgets, self.request)
         self.time_s = run_time_s(config, self.request)
         self.scopes = shared_scopes(config.budgets, self.caps, self.run_id, self.request.tenant)
+        self._scopes_of: dict[str, tuple[Scope, ...]] = {}
         self._excused_s = 0.0
         self._loading = 0
         self._loading_since_s = 0.0
@@ -189,8 +190,8 @@ class Run:
 
     def call_limits(self) -> Limits:
         """The limits of a call that begins now: never past the end of the run."""
-        limits = self._limits
-        return replace(limits, total_s=min(limits.total_s, max(self.left_s, LEAST_CALL_S)))
+        limits, left_s = self._limits, max(self.left_s, LEAST_CALL_S)
+        return limits if limits.total_s <= left_s else replace(limits, total_s=left_s)
 
     def begin_stage(
         self,
@@ -223,7 +224,10 @@ class Run:
 
     def scopes_of(self, deployment: str) -> tuple[Scope, ...]:
         """Every budget that a call of a deployment counts in."""
-        return (*self.scopes, *self.windows_of(deployment))
+        scopes = self._scopes_of.get(deployment)
+        if scopes is None:
+            scopes = self._scopes_of[deployment] = (*self.scopes, *self.windows_of(deployment))
+        return scopes
 
     def windows_of(self, deployment: str) -> tuple[Scope, ...]:
         """The budgets of a deployment, whoever calls it."""

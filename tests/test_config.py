@@ -1243,12 +1243,12 @@ def test_a_whole_configuration_is_read_as_it_is_written() -> None:
     assert config.panels["both"].grace_s == 0
     assert config.timeouts.run_s == 5.5
     assert config.timeouts.limits().gap_s == 3
-    assert config.budgets.per_run.caps() == Caps(
+    assert config.budgets.per_run.caps == Caps(
         money_nanousd=500_000_000, tokens=200_000, calls=40, time_ms=600_000
     )
     day, hour = config.budgets.windows
     assert (day.scope, day.every, day.name) == ("key", "day", None)
-    assert day.caps() == Caps(money_nanousd=20 * 10**9)
+    assert day.caps == Caps(money_nanousd=20 * 10**9)
     assert (hour.scope, hour.every, hour.name) == ("deployment", "hour", "gpt")
     assert config.budgets.shrink == ("max_tokens", "members")
     assert (config.retry.attempts, config.retry.cap_s) == (4, 6)
