@@ -7,6 +7,8 @@ if TYPE_CHECKING:
     from adapters.config import LLMProvider as LLMProvider
     from adapters.config import ModelConfig as ModelConfig
     from orchestrator.base import BaseOrchestrator as BaseOrchestrator
+    from orchestrator.client import AsyncOpenAI as AsyncOpenAI
+    from orchestrator.client import OpenAI as OpenAI
     from orchestrator.config import OrchestratorConfig as OrchestratorConfig
     from orchestrator.config import RequestConfig as RequestConfig
     from orchestrator.config import load_config as load_config
@@ -15,10 +17,12 @@ if TYPE_CHECKING:
 
 # Loaded when first asked for: the command line is a sub-module and must start without the engine.
 _PUBLIC = {
+    "AsyncOpenAI": "orchestrator.client",
     "BaseOrchestrator": "orchestrator.base",
     "EnhancedOrchestrator": "orchestrator.enhanced",
     "LLMProvider": "adapters.config",
     "ModelConfig": "adapters.config",
+    "OpenAI": "orchestrator.client",
     "OrchestratorConfig": "orchestrator.config",
     "OrchestratorResponse": "orchestrator.responses",
     "RequestConfig": "orchestrator.config",
@@ -26,10 +30,12 @@ _PUBLIC = {
 }
 
 __all__ = [
+    "AsyncOpenAI",
     "BaseOrchestrator",
     "EnhancedOrchestrator",
     "LLMProvider",
     "ModelConfig",
+    "OpenAI",
     "OrchestratorConfig",
     "OrchestratorResponse",
     "RequestConfig",

@@ -1,0 +1,129 @@
+"""One event loop in a thread of its own, for those who do not await: the same code, waited for.
+
+There is one a process, begun when it is first needed. It survives that many threads use it, that
+the process forks (the child begins its own), and that the interpreter ends: what was to be closed
+is closed then, though not waited for for ever.
+"""
+
+import asyncio
+import atexit
+import concurrent.futures
+import os
+import threading
+from asyncio import AbstractEventLoop
+from collections.abc import Callable, Coroutine
+from contextlib import suppress
+from typing import Any, TypeVar
+
+T = TypeVar("T")
+
+EXIT_S = 3.0  # what closing everything may take at the interpreter's end, together
+
+
+class LoopThread:
+    """An event loop that goes on beside whoever calls.
+
+    >>> thread = LoopThread()
+    >>> async def answer() -> int:
+    ...     return 42
+    >>> thread.run(answer())
+    42
+    >>> thread.stop()
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._begin()
+
+    def _begin(self) -> None:
+        self._pid = os.getpid()
+        self._loop: AbstractEventLoop | None = None
+        self._thread: threading.Thread | None = None
+        self._closers: dict[int, Callable[[], Coroutine[Any, Any, None]]] = {}
+
+    def forget(self) -> None:
+        """In the child of a fork: nothing of the parent's thread is here."""
+        self._lock = threading.Lock()
+        self._begin()
+
+    def run(self, work: Coroutine[Any, Any, T]) -> T:
+        """Do it in the loop, and wait for what it comes to.
+
+        Whoever waits can be interrupted (Ctrl-C): then the work is cancelled.
+        """
+        future = self.submit(work)
+        try:
+            return future.result()
+        except BaseException:
+            future.cancel()
+            raise
+
+    def submit(self, work: Coroutine[Any, Any, T]) -> "concurrent.futures.Future[T]":
+        """Begin it in the loop."""
+        if threading.current_thread() is self._thread:
+            work.close()
+            raise RuntimeError(
+                "This is the event loop's own thread, which must not wait for itself; "
+                "use the asynchronous client here"
+            )
+        return asyncio.run_coroutine_threadsafe(work, self._running())
+
+    def at_exit(self, closer: Callable[[], Coroutine[Any, Any, None]]) -> Callable[[], None]:
+        """Have something closed at the interpreter's end, unless the result is called before."""
+        self._running()
+        self._closers[id(closer)] = closer
+        return lambda: self._closers.pop(id(closer), None) and None
+
+    def stop(self) -> None:
+        """Close what is to be closed, end the loop and its thread. It may be begun again."""
+        with self._lock:
+            loop, thread, closers = self._loop, self._thread, list(self._closers.values())
+            pid = self._pid
+            self._begin()
+        if loop is None or thread is None or pid != os.getpid() or not thread.is_alive():
+            return
+        with suppress(TimeoutError, RuntimeError):
+            asyncio.run_coroutine_threadsafe(_close_all(closers), loop).result(EXIT_S + 1)
+        loop.call_soon_threadsafe(loop.stop)
+        thread.join(EXIT_S)
+
+    def _running(self) -> AbstractEventLoop:
+        with self._lock:
+            if self._loop is None:
+                loop = self._loop = asyncio.new_event_loop()
+                self._thread = threading.Thread(
+                    target=_serve, args=(loop,), name="orchestrator-loop", daemon=True
+                )
+                self._thread.start()
+            return self._loop
+
+
+def _serve(loop: AbstractEventLoop) -> None:
+    asyncio.set_event_loop(loop)
+    try:
+        loop.run_forever()
+    finally:
+        loop.close()
+
+
+async def _close_all(closers: list[Callable[[], Coroutine[Any, Any, None]]]) -> None:
+    """Close them all at once; what goes wrong then helps nobody any more."""
+    closing = [asyncio.ensure_future(closer()) for closer in closers]
+    if closing:
+        _, late = await asyncio.wait(closing, timeout=EXIT_S)
+        for one in late:
+            one.cancel()
+    rest = asyncio.all_tasks() - {asyncio.current_task()}
+    for task in rest:
+        task.cancel()
+    if rest:
+        await asyncio.wait(rest, timeout=1.0)
+    for one in closing:
+        if one.done() and not one.cancelled():
+            one.exception()
+
+
+THREAD = LoopThread()
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=THREAD.forget)
+atexit.register(THREAD.stop)

@@ -1,0 +1,59 @@
+"""The HTTP surface without HTTP: a request's bytes to a reply's, over one engine.
+
+The server and the drop-in client both stand on it, so that what goes over a socket and what stays
+in the process are one and the same.
+"""
+
+from collections.abc import Awaitable, Callable, Mapping
+
+from orchestrator.clock import Clock
+from orchestrator.endpoints import chat, models
+from orchestrator.endpoints.calls import Call, Engine, Reply, Service, fault, refusal
+from orchestrator.wire.errors import Refused
+
+Answering = Callable[[Service, Call], Awaitable[Reply]]
+
+# A path that ends in a slash stands for all below it.
+ROUTES: Mapping[tuple[str, str], Answering] = {
+    ("POST", "/v1/chat/completions"): chat.answer,
+    ("GET", "/v1/models"): models.answer_all,
+    ("GET", "/v1/models/"): models.answer_one,
+}
+
+
+class Endpoints:
+    """Answers requests over an engine.
+
+    Args:
+        engine: Who runs what is asked.
+        heartbeat_s: How often a stream with nothing to say shows that it is alive, in seconds.
+        clock: Where the time comes from.
+    """
+
+    def __init__(
+        self, engine: Engine, *, heartbeat_s: float = 15.0, clock: Clock | None = None
+    ) -> None:
+        self._service = Service(engine, heartbeat_s=heartbeat_s, clock=clock)
+
+    async def answer(self, call: Call) -> Reply:
+        """The reply to a request; every error is one."""
+        try:
+            return await _route(call)(self._service, call)
+        except Exception as error:  # noqa: BLE001 - whatever it is, whoever asked is told
+            return refusal(fault(error))
+
+
+def _route(call: Call) -> Answering:
+    for path in (call.path, call.path[: call.path.rfind("/", len("/v1/")) + 1]):
+        found = ROUTES.get((call.method, path))
+        if found is not None:
+            return found
+        allowed = [method for method, known in ROUTES if known == path]
+        if allowed:
+            raise Refused(
+                f"{call.method} is not allowed here",
+                status=405,
+                code="method_not_allowed",
+                headers={"allow": ", ".join(allowed)},
+            )
+    raise Refused(f"There is nothing at {call.path}", status=404, code="not_found")

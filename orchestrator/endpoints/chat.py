@@ -1,0 +1,48 @@
+"""`POST /v1/chat/completions`."""
+
+import asyncio
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
+
+from orchestrator.endpoints.calls import Call, Reply, Service, json_reply
+from orchestrator.endpoints.streams import DONE, data, merged, streamed
+from orchestrator.events import RunFinished, RunStarted
+from orchestrator.responses import OrchestratorResponse
+from orchestrator.wire import orchestration
+from orchestrator.wire.chat import Asked, ChatBody, Chunks, asked_of, completion
+from orchestrator.wire.reading import read_body
+
+
+async def answer(service: Service, call: Call) -> Reply:
+    """A completion, or the chunks of one."""
+    asked = asked_of(read_body(ChatBody, call.body), tenant=call.tenant)
+    call.need_model(asked.model)
+    if asked.is_streamed:
+        return await streamed(service, _chunks(service, asked))
+    runs = [asyncio.ensure_future(service.engine.execute_request(r)) for r in asked.requests]
+    try:
+        responses = await asyncio.gather(*runs)
+    finally:
+        for run in runs:
+            run.cancel()
+    return json_reply(completion(asked, responses), orchestration.headers(responses, asked.ignored))
+
+
+async def _chunks(service: Service, asked: Asked) -> AsyncGenerator[bytes, None]:
+    writers: dict[int, Chunks] = {}
+    responses: dict[int, OrchestratorResponse] = {}
+    run_id, at = "", int(service.clock.now().timestamp())
+    streams = [service.engine.stream_request(request) for request in asked.requests]
+    async with aclosing(merged(streams)) as events:
+        async for index, event in events:
+            if isinstance(event, RunStarted):
+                run_id = run_id or event.run_id
+                writers[index] = Chunks(asked, run_id=run_id, at=at, index=index)
+            if index in writers:
+                for chunk in writers[index].of(event):
+                    yield data(chunk)
+            if isinstance(event, RunFinished):
+                responses[index] = event.response
+    for chunk in writers[0].end([responses[index] for index in sorted(responses)]):
+        yield data(chunk)
+    yield DONE

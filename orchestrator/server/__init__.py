@@ -1,0 +1,1 @@
+"""The gateway: the endpoints of the engine over HTTP."""

@@ -1,0 +1,397 @@
+"""OpenAI's chat completions: a request to what is asked, a run to a reply, events to chunks."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, StrictBool
+
+from adapters.types import ToolCall, ToolCallDelta, Usage
+from orchestrator.config import RequestConfig
+from orchestrator.events import (
+    Event,
+    ReasoningDelta,
+    RunFinished,
+    TextDelta,
+    TextReset,
+    ToolCallsDelta,
+)
+from orchestrator.responses import OrchestratorResponse
+from orchestrator.wire import orchestration
+from orchestrator.wire.errors import Refused
+from orchestrator.wire.orchestration import Orchestration
+from orchestrator.wire.reading import Body
+
+MOST_CHOICES = 8  # runs that one request may start
+MOST_MESSAGES = 10_000
+Json = dict[str, Any]
+
+
+class StreamOptions(Body):
+    """OpenAI's; `include_obfuscation` pads chunks against eavesdroppers, which is TLS's work."""
+
+    include_usage: StrictBool = False
+    include_obfuscation: StrictBool | None = None
+
+
+class ChatBody(Body):
+    """OpenAI's body of `POST /v1/chat/completions`, and `orchestration` and `plugins` beside it."""
+
+    messages: Annotated[list[Json], Field(min_length=1, max_length=MOST_MESSAGES)]
+    model: Annotated[str, Field(min_length=1, max_length=512)]
+    # What is understood.
+    frequency_penalty: Annotated[float, Field(ge=-2, le=2)] | None = None
+    logit_bias: dict[str, float] | None = None
+    logprobs: StrictBool | None = None
+    max_completion_tokens: Annotated[int, Field(ge=0)] | None = None
+    max_tokens: Annotated[int, Field(ge=0)] | None = None
+    n: Annotated[int, Field(ge=1, le=MOST_CHOICES)] | None = None
+    parallel_tool_calls: StrictBool | None = None
+    presence_penalty: Annotated[float, Field(ge=-2, le=2)] | None = None
+    reasoning_effort: str | None = None
+    response_format: Json | None = None
+    safety_identifier: str | None = None
+    seed: int | None = None
+    service_tier: str | None = None
+    stop: str | list[str] | None = None
+    stream: StrictBool | None = None
+    stream_options: StreamOptions | None = None
+    temperature: Annotated[float, Field(ge=0, le=2)] | None = None
+    tool_choice: str | Json | None = None
+    tools: list[Json] | None = None
+    top_logprobs: Annotated[int, Field(ge=0, le=20)] | None = None
+    top_p: Annotated[float, Field(ge=0, le=1)] | None = None
+    user: str | None = None
+    # What other clients send beside them, and is understood.
+    orchestration: Orchestration | None = None
+    plugins: list[Json] | None = None
+    thinking: Json | None = None
+    top_k: int | None = None
+    # What has no meaning here: it is said in the reply that it was not used, or refused.
+    audio: Json | None = None
+    function_call: str | Json | None = None
+    functions: list[Json] | None = None
+    metadata: dict[str, str] | None = None
+    modalities: list[str] | None = None
+    moderation: Json | None = None
+    prediction: Json | None = None
+    prompt_cache_key: str | None = None
+    prompt_cache_options: Json | None = None
+    prompt_cache_retention: str | None = None
+    store: StrictBool | None = None
+    verbosity: str | None = None
+    web_search_options: Json | None = None
+
+
+# Why a field that is taken has no effect. Each is reported in the reply.
+_UNUSED: Mapping[str, str] = {
+    "audio": "answers are text",
+    "function_call": "replaced by tool_choice",
+    "functions": "replaced by tools",
+    "metadata": "nothing is stored; orchestration.tags stand in the records of usage",
+    "moderation": "no such service",
+    "prediction": "no provider behind the gateway is told",
+    "prompt_cache_key": "the cache has keys of its own",
+    "prompt_cache_options": "the cache has settings of its own",
+    "prompt_cache_retention": "the cache has settings of its own",
+    "store": "answers are not stored for later requests; receipts are",
+    "verbosity": "no provider behind the gateway is told",
+    "web_search_options": "the gateway does not search",
+}
+_EXTRA = (
+    "frequency_penalty",
+    "logit_bias",
+    "logprobs",
+    "parallel_tool_calls",
+    "presence_penalty",
+    "safety_identifier",
+    "service_tier",
+    "thinking",
+    "top_k",
+    "top_logprobs",
+    "user",
+)
+_SAME = (
+    "reasoning_effort",
+    "response_format",
+    "seed",
+    "temperature",
+    "tool_choice",
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Asked:
+    """What a request asks for.
+
+    Attributes:
+        requests: One run for each choice.
+        is_streamed: Whether the answer is to come as it is written.
+        with_usage: Whether a stream ends with the usage.
+        with_progress: Whether a stream tells what members do.
+        ignored: Fields that were given and have no effect, and why.
+    """
+
+    model: str
+    requests: tuple[RequestConfig, ...]
+    is_streamed: bool = False
+    with_usage: bool = False
+    with_progress: bool = False
+    ignored: Mapping[str, str] = field(default_factory=dict)
+
+
+def asked_of(body: ChatBody, *, tenant: str = "") -> Asked:
+    """What a body asks for.
+
+    Raises:
+        Refused: it contradicts itself, or asks for what cannot be had.
+    """
+    _refuse_the_impossible(body)
+    given = body.model_fields_set
+    ignored = {name: why for name, why in _UNUSED.items() if name in given and _counts(body, name)}
+    limit = (
+        body.max_completion_tokens if body.max_completion_tokens is not None else body.max_tokens
+    )
+    if limit == 0:
+        ignored["max_tokens"], limit = "0 is no limit", None
+    how = body.orchestration or Orchestration()
+    fields: Json = {
+        **{name: value for name in _SAME if (value := getattr(body, name)) is not None},
+        **how.fields(),
+        **fusion(body.model, body.plugins),
+        "messages": body.messages,
+        "tenant": tenant,
+        "max_tokens": limit,
+        "extra": {n: value for n in _EXTRA if (value := getattr(body, n)) is not None},
+    }
+    if body.tools:
+        fields["tools"] = body.tools
+    if body.stop:
+        fields["stop"] = body.stop
+    if body.top_p:
+        fields["top_p"] = body.top_p
+    request = RequestConfig.model_validate(fields)
+    requests = [request] * (body.n or 1)
+    if len(requests) > 1:  # equal runs would be one run, and its answer the answer of all
+        requests = [
+            request.model_copy(update={"seed": (request.seed or 0) + place, "cache": "off"})
+            for place in range(len(requests))
+        ]
+    options = body.stream_options or StreamOptions()
+    return Asked(
+        model=body.model,
+        requests=tuple(requests),
+        is_streamed=bool(body.stream),
+        with_usage=options.include_usage,
+        with_progress=how.progress,
+        ignored=ignored,
+    )
+
+
+def _counts(body: ChatBody, name: str) -> bool:
+    """Whether a field says more than that it is not used."""
+    return getattr(body, name) not in (None, False, [], {})
+
+
+def _refuse_the_impossible(body: ChatBody) -> None:
+    for place, message in enumerate(body.messages):
+        role = message.get("role")
+        if role not in _ROLES:
+            raise Refused(
+                f"Invalid 'messages[{place}].role': wanted one of {', '.join(_ROLES)}",
+                param=f"messages[{place}].role",
+                code="invalid_value",
+            )
+    if body.modalities is not None and set(body.modalities) - {"text"}:
+        raise Refused("Answers are text only", param="modalities", code="unsupported_value")
+    if body.functions and not body.tools:
+        raise Refused(
+            "'functions' is deprecated and not understood here; send 'tools'",
+            param="functions",
+            code="unsupported_parameter",
+        )
+    if body.top_logprobs is not None and not body.logprobs:
+        raise Refused(
+            "'top_logprobs' needs logprobs: true", param="top_logprobs", code="invalid_value"
+        )
+
+
+_ROLES = ("developer", "system", "user", "assistant", "tool")
+
+
+# OpenRouter's fusion: `model: "fusion"` and a plugin that names the panel.
+
+
+def fusion(model: str, plugins: Sequence[Json] | None) -> Json:
+    """Whom a request asks; of OpenRouter's fusion, what its plugin says."""
+    for plugin in plugins or ():
+        if plugin.get("id") != "fusion":
+            raise Refused(
+                "Only the plugin 'fusion' is known", param="plugins", code="unsupported_value"
+            )
+    return {"model": model}
+
+
+# The reply.
+
+
+def completion(asked: Asked, responses: Sequence[OrchestratorResponse]) -> Json:
+    """The `chat.completion` that runs amount to, a choice each."""
+    first = responses[0]
+    return {
+        "id": completion_id(first.receipt.run_id),
+        "object": "chat.completion",
+        "created": created(first.receipt.started_at),
+        "model": asked.model,
+        "system_fingerprint": fingerprint(first.receipt.config_hash),
+        "choices": [_choice(index, response) for index, response in enumerate(responses)],
+        "usage": usage_json(sum((one.usage for one in responses), Usage())),
+        "orchestration": orchestration.outcome(responses, asked.ignored),
+    }
+
+
+def _choice(index: int, response: OrchestratorResponse) -> Json:
+    message: Json = {
+        "role": "assistant",
+        "content": response.content or (None if response.tool_calls else ""),
+        "refusal": None,
+    }
+    if response.reasoning:
+        message["reasoning_content"] = response.reasoning
+    if response.tool_calls:
+        message["tool_calls"] = [_tool_call(call) for call in response.tool_calls]
+    return {
+        "index": index,
+        "message": message,
+        "finish_reason": response.finish_reason,
+        "logprobs": None,
+    }
+
+
+def _tool_call(call: ToolCall) -> Json:
+    return {
+        "id": call.id,
+        "type": "function",
+        "function": {"name": call.name, "arguments": call.arguments},
+    }
+
+
+def usage_json(usage: Usage) -> Json:
+    """OpenAI's usage, of every call that was paid for."""
+    return {
+        "prompt_tokens": usage.prompt_tokens,
+        "completion_tokens": usage.completion_tokens,
+        "total_tokens": usage.total_tokens,
+        "prompt_tokens_details": {"cached_tokens": usage.cached_tokens},
+        "completion_tokens_details": {"reasoning_tokens": usage.reasoning_tokens},
+    }
+
+
+def completion_id(run_id: str) -> str:
+    """What OpenAI's clients know a run by."""
+    return f"chatcmpl-{run_id}"
+
+
+def created(started_at: str) -> int:
+    """Seconds since 1970."""
+    return int(datetime.fromisoformat(started_at).timestamp())
+
+
+def fingerprint(config_hash: str) -> str:
+    """The configuration, in OpenAI's word for what stands behind a model."""
+    return f"fp_{config_hash[:10]}"
+
+
+# The stream.
+
+
+class Chunks:
+    """Turns the events of one choice into `chat.completion.chunk` objects.
+
+    Args:
+        asked: What the stream is to tell.
+        run_id: Of the first run: all chunks of a stream have one id.
+        at: When it began, seconds since 1970.
+        index: Which choice.
+    """
+
+    def __init__(self, asked: Asked, *, run_id: str, at: int, index: int = 0) -> None:
+        self._asked = asked
+        self._index = index
+        self._frame: Json = {
+            "id": completion_id(run_id),
+            "object": "chat.completion.chunk",
+            "created": at,
+            "model": asked.model,
+        }
+        if asked.with_usage:
+            self._frame["usage"] = None
+        self._has_begun = False
+        self._has_text = False
+
+    def of(self, event: Event) -> list[Json]:
+        """What an event is to somebody who reads the stream.
+
+        Raises:
+            Refused: what was sent is withdrawn, which no stream of this kind can say.
+        """
+        match event:
+            case TextDelta():
+                self._has_text = True
+                return self._said({"content": event.text})
+            case ReasoningDelta():
+                return self._said({"reasoning_content": event.text})
+            case ToolCallsDelta():
+                self._has_text = True
+                return self._said({"tool_calls": [_delta(one) for one in event.tool_calls]})
+            case TextReset() if self._has_text:
+                raise Refused(
+                    "The writer of the answer broke off, and nobody could go on with it",
+                    status=502,
+                    kind="server_error",
+                    code="stream_broken",
+                )
+            case RunFinished():
+                return [*self._said({}, event.response.finish_reason)]
+            case _:
+                told = orchestration.progress(event) if self._asked.with_progress else None
+                return [] if told is None else [self._chunk({}, orchestration=told)]
+
+    def _said(self, delta: Json, finish_reason: str | None = None) -> list[Json]:
+        chunks = []
+        if not self._has_begun:
+            self._has_begun = True
+            chunks.append(self._chunk({"role": "assistant", "content": "", "refusal": None}))
+        chunks.append(self._chunk(delta, finish_reason))
+        return chunks
+
+    def _chunk(self, delta: Json, finish_reason: str | None = None, **more: Any) -> Json:
+        choice = {
+            "index": self._index,
+            "delta": delta,
+            "logprobs": None,
+            "finish_reason": finish_reason,
+        }
+        return {**self._frame, "choices": [choice], **more}
+
+    def end(self, responses: Sequence[OrchestratorResponse]) -> list[Json]:
+        """The last chunk of all: one usage for the whole, and what has come of it."""
+        told = orchestration.outcome(responses, self._asked.ignored)
+        if not self._asked.with_usage:
+            return [] if not self._asked.with_progress else [self._chunk({}, orchestration=told)]
+        usage = usage_json(sum((one.usage for one in responses), Usage()))
+        return [{**self._frame, "choices": [], "usage": usage, "orchestration": told}]
+
+
+def _delta(piece: ToolCallDelta) -> Json:
+    function: Json = {"arguments": piece.arguments}
+    if piece.name is not None:
+        function["name"] = piece.name
+    told: Json = {"index": piece.index, "function": function}
+    if piece.id is not None:
+        told |= {"id": piece.id, "type": "function"}
+    return told
+
+
+FinishReason = Literal["stop", "length", "tool_calls", "content_filter"]

@@ -1,0 +1,152 @@
+"""What only an orchestrator has: the `orchestration` object of requests and of replies."""
+
+from collections.abc import Mapping, Sequence
+from decimal import Decimal
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, StrictBool
+
+from orchestrator.config import Count, Money, Seconds, Tag
+from orchestrator.events import (
+    AttemptFailed,
+    AttemptFinished,
+    AttemptFollows,
+    AttemptStarted,
+    BudgetShrunk,
+    Event,
+    StageFinished,
+    StageStarted,
+)
+from orchestrator.responses import OrchestratorResponse
+from orchestrator.wire.reading import Body
+
+
+class Orchestration(Body):
+    """How a run is to go, beside what OpenAI's own fields say."""
+
+    pattern: str | None = None
+    members: Annotated[tuple[str, ...], Field(min_length=1, max_length=32)] | None = None
+    synthesizer: str | None = None
+    max_cost_usd: Money | None = None
+    max_run_tokens: Count | None = None
+    max_calls: Count | None = None
+    time_s: Seconds | None = None
+    tags: Annotated[tuple[Tag, ...], Field(max_length=16)] = ()
+    cache: Literal["use", "refresh", "off"] = "use"
+    progress: StrictBool = False  # tell what members do, inside ordinary chunks
+
+    def fields(self) -> dict[str, Any]:
+        """The fields of a `RequestConfig` that were given."""
+        return self.model_dump(exclude={"progress"}, exclude_unset=True)
+
+
+def outcome(
+    responses: Sequence[OrchestratorResponse], ignored: Mapping[str, str]
+) -> dict[str, Any]:
+    """What is said of finished runs, one for each choice, in a reply."""
+    causes = [cause for response in responses for cause in response.causes]
+    told: dict[str, Any] = {
+        "run_id": responses[0].receipt.run_id,
+        "status": worst(responses),
+        "causes": list(dict.fromkeys(causes)),
+        "pattern": responses[0].receipt.pattern,
+        "calls": sum(response.receipt.calls for response in responses),
+        "cost_usd": dollars(responses),
+        "members": sorted({name for response in responses for name in response.model_responses}),
+    }
+    if len(responses) > 1:
+        told["run_ids"] = [response.receipt.run_id for response in responses]
+    unpriced = {name for response in responses for name in response.receipt.unpriced}
+    if unpriced:
+        told["unpriced"] = sorted(unpriced)
+    if ignored:
+        told["ignored"] = dict(ignored)
+    return told
+
+
+_WORST = ("failed", "partial", "degraded", "complete")
+
+
+def worst(responses: Sequence[OrchestratorResponse]) -> str:
+    """The status of them all: the worst of any."""
+    return min((response.status for response in responses), key=_WORST.index)
+
+
+def dollars(responses: Sequence[OrchestratorResponse]) -> float:
+    """What runs have cost, in US dollars, as far as prices are known."""
+    return float(Decimal(sum(response.cost_nanousd for response in responses)).scaleb(-9))
+
+
+def headers(
+    responses: Sequence[OrchestratorResponse], ignored: Mapping[str, str]
+) -> dict[str, str]:
+    """What the headers of a whole reply say of its runs."""
+    told = {
+        "x-orchestrator-run-id": responses[0].receipt.run_id,
+        "x-orchestrator-status": worst(responses),
+        "x-orchestrator-cost-usd": f"{dollars(responses):.9f}",
+    }
+    if ignored:
+        told["x-orchestrator-ignored"] = ", ".join(ignored)
+    return told
+
+
+def progress(event: Event) -> dict[str, Any] | None:
+    """What an event tells somebody who waits; None where it tells nothing."""
+    match event:
+        case StageStarted():
+            return {
+                "event": "stage_started",
+                "stage": event.stage,
+                "index": event.index,
+                "total": event.total,
+                "members": list(event.members),
+            }
+        case AttemptStarted():
+            return {
+                "event": "attempt_started",
+                "stage": event.stage,
+                "member": event.member,
+                "deployment": event.deployment,
+                "attempt": event.attempt,
+            }
+        case AttemptFinished():
+            return {
+                "event": "attempt_finished",
+                "stage": event.stage,
+                "member": event.member,
+                "deployment": event.deployment,
+                "usable": event.usable,
+                "elapsed_s": round(event.elapsed_s, 3),
+                "source": event.source,
+            }
+        case AttemptFailed():
+            return {
+                "event": "attempt_failed",
+                "stage": event.stage,
+                "member": event.member,
+                "deployment": event.deployment,
+                "error": event.error,
+                "elapsed_s": round(event.elapsed_s, 3),
+            }
+        case AttemptFollows():
+            return {
+                "event": "attempt_follows",
+                "stage": event.stage,
+                "member": event.member,
+                "deployment": event.deployment,
+                "how": event.how,
+                "wait_s": event.wait_s,
+            }
+        case BudgetShrunk():
+            return {"event": "budget_shrunk", "steps": list(event.steps)}
+        case StageFinished():
+            return {
+                "event": "stage_finished",
+                "stage": event.stage,
+                "status": event.status,
+                "elapsed_s": round(event.elapsed_s, 3),
+                "summary": event.summary,
+            }
+        case _:
+            return None
