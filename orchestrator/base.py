@@ -120,6 +120,7 @@ class BaseOrchestrator:
         journal: Where every run writes down its paid calls; default: nowhere.
         ledger: The ledger to use instead of the one the configuration names. It is not closed with
             the orchestrator.
+        keeps_receipts: Whether the ledger keeps the receipts of plain runs as well.
         nonce: Makes the secret of a run's fences. Only tests have a reason to give one.
     """
 
@@ -132,6 +133,7 @@ class BaseOrchestrator:
         patterns: Mapping[str, Pattern] | None = None,
         journal: Journal | None = None,
         ledger: Ledger | None = None,
+        keeps_receipts: bool = False,
         nonce: Callable[[], str] = new_nonce,
     ) -> None:
         given = adapters or {}
@@ -150,6 +152,7 @@ class BaseOrchestrator:
         self._is_closed = False
         self._nonce = nonce
         self._journal = journal
+        self._keeps_receipts = keeps_receipts
         self._books = Books(ledger, self._clock)
         self._recall = Recall(config, self._clock)
         self._fallbacks = fallback_budget(config.retry)
@@ -320,6 +323,16 @@ class BaseOrchestrator:
         finally:
             journal.close()
 
+    async def receipt(self, run_id: str, *, tenant: str = "") -> Receipt | None:
+        """The receipt of a run that has ended; None if there is none, or if it is another tenant's.
+
+        Raises:
+            LedgerError: the ledger cannot be read.
+        """
+        if self._config.ledger:
+            await self._books.open(self._config)
+        return await self._books.receipt(run_id, tenant)
+
     async def _events(self, run: Run) -> AsyncGenerator[Event, None]:
         task = self._start(run)
         task.add_done_callback(lambda _: run.channel.close())
@@ -465,7 +478,7 @@ class BaseOrchestrator:
             except JournalError as error:
                 _log.warning("the receipt of run %s is not in its journal: %s", run.run_id, error)
         # A plain run is one call, or a few at one: its lines of usage tell the same.
-        if not run.target.is_plain:
+        if self._keeps_receipts or not run.target.is_plain:
             self._books.keep_receipt(run.run_id, run.request.tenant, receipt)
 
     def _fail(self, run: Run, error: Exception) -> None:

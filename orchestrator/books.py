@@ -88,6 +88,11 @@ class Books:
             told = receipt.to_json(indent=None)
             self.post(partial(self.ledger.keep_receipt, run_id, tenant, told))
 
+    async def receipt(self, run_id: str, tenant: str) -> Receipt | None:
+        """The receipt of a tenant's run, where it was kept."""
+        kept = await self.ledger.receipt(run_id, tenant=tenant) if self.ledger else None
+        return None if kept is None else Receipt.from_json(kept)
+
     def post(self, write: Callable[[], "Future[None]"]) -> None:
         """Have something written; nobody waits for it."""
         write().add_done_callback(partial(self._look, write))

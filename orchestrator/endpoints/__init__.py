@@ -7,7 +7,7 @@ in the process are one and the same.
 from collections.abc import Awaitable, Callable, Mapping
 
 from orchestrator.clock import Clock
-from orchestrator.endpoints import chat, models
+from orchestrator.endpoints import chat, models, orchestrations
 from orchestrator.endpoints.calls import Call, Engine, Reply, Service, fault, refusal
 from orchestrator.wire.errors import Refused
 
@@ -18,6 +18,8 @@ ROUTES: Mapping[tuple[str, str], Answering] = {
     ("POST", "/v1/chat/completions"): chat.answer,
     ("GET", "/v1/models"): models.answer_all,
     ("GET", "/v1/models/"): models.answer_one,
+    ("POST", "/v1/orchestrations"): orchestrations.answer,
+    ("GET", "/v1/orchestrations/"): orchestrations.answer_one,
 }
 
 

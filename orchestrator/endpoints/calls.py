@@ -5,13 +5,12 @@ from collections.abc import AsyncGenerator, Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Protocol
 
-import orjson
-
 from orchestrator.clock import Clock, SystemClock
 from orchestrator.config import OrchestratorConfig, RequestConfig
 from orchestrator.events import Event
-from orchestrator.responses import OrchestratorResponse
+from orchestrator.responses import OrchestratorResponse, Receipt
 from orchestrator.wire.errors import Fault, Refused, fault_of
+from orchestrator.wire.writing import dump
 
 _log = logging.getLogger(__name__)
 
@@ -30,6 +29,8 @@ class Engine(Protocol):
     async def execute_request(self, request: RequestConfig) -> OrchestratorResponse: ...
 
     def stream_request(self, request: RequestConfig) -> AsyncGenerator[Event, None]: ...
+
+    async def receipt(self, run_id: str, *, tenant: str = "") -> Receipt | None: ...
 
 
 class Service:
@@ -95,12 +96,12 @@ class Reply:
 
 def json_reply(value: object, headers: Mapping[str, str] | None = None) -> Reply:
     """A whole reply of JSON."""
-    return Reply(headers={**JSON, **(headers or {})}, body=orjson.dumps(value))
+    return Reply(headers={**JSON, **(headers or {})}, body=dump(value))
 
 
 def refusal(told: Fault) -> Reply:
     """An error as a whole reply."""
-    return Reply(status=told.status, headers={**JSON, **told.headers}, body=orjson.dumps(told.body))
+    return Reply(status=told.status, headers={**JSON, **told.headers}, body=dump(told.body))
 
 
 def fault(error: BaseException) -> Fault:

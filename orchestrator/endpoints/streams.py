@@ -6,11 +6,10 @@ from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import aclosing
 from typing import Any
 
-import orjson
-
 from orchestrator.endpoints.calls import Reply, Service, fault
 from orchestrator.events import Event
 from orchestrator.wire.errors import Fault
+from orchestrator.wire.writing import dump
 
 STREAM = {"content-type": "text/event-stream; charset=utf-8", "cache-control": "no-cache"}
 HEARTBEAT = b": working\n\n"
@@ -20,12 +19,12 @@ BEGINS_S = 1.0  # a stream with nothing to say yet begins all the same, with a h
 
 def data(value: Any) -> bytes:
     """A server-sent event that has no name."""
-    return b"data: " + orjson.dumps(value) + b"\n\n"
+    return b"data: " + dump(value) + b"\n\n"
 
 
-def named(name: str, value: Any) -> bytes:
-    """A server-sent event of this name."""
-    return b"event: " + name.encode() + b"\ndata: " + orjson.dumps(value) + b"\n\n"
+def named(name: str, json: bytes) -> bytes:
+    """A server-sent event of this name, its data written already."""
+    return b"event: " + name.encode() + b"\ndata: " + json + b"\n\n"
 
 
 def _as_data(told: Fault) -> bytes:

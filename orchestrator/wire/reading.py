@@ -1,5 +1,6 @@
 """Read the JSON of a request into a checked value, or say what is wrong as OpenAI would."""
 
+import re
 from collections.abc import Sequence
 from typing import Any, TypeVar
 
@@ -7,6 +8,8 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from orchestrator.wire.errors import Refused
 from orchestrator.yaml_source import suggestion
+
+_KIND = re.compile(r"str|int|float|bool|(dict|list|tuple)\[.*\]|constrained-.*")
 
 DEPTH = 64  # of objects and lists within each other
 
@@ -63,6 +66,8 @@ def path(place: Sequence[int | str]) -> str:
     """Where in a body something is: `messages[0].role`."""
     said = ""
     for step in place:
+        if isinstance(step, str) and said and _KIND.fullmatch(step):
+            continue  # which of the kinds that a field may be of was tried
         said += f"[{step}]" if isinstance(step, int) else f".{step}" if said else step
     return said
 
