@@ -185,6 +185,18 @@ class LedgerConfig(_Strict):
     keep_days: Count = 400
 
 
+class ServerConfig(_Strict):
+    """How the gateway takes requests. The address it listens on is the command line's."""
+
+    hosts: tuple[str, ...] = ()  # names it may be asked under, beside those it listens on
+    body_mb: Annotated[int, Field(ge=1, le=1024)] = 10
+    header_kb: Annotated[int, Field(ge=1, le=1024)] = 16
+    requests: Count = 1000  # answered at a time; one more is told to come again
+    read_s: Seconds = 30.0  # how long a body may take to come
+    heartbeat_s: Seconds = 15.0  # how often a stream with nothing to say shows that it is alive
+    drain_s: Seconds = 30.0  # how long requests under way may go on once it is to end
+
+
 class OrchestratorConfig(_Strict):
     """A whole configuration file.
 
@@ -201,6 +213,7 @@ class OrchestratorConfig(_Strict):
     breaker: BreakerConfig = BreakerConfig()
     cache: CacheConfig | None = None
     ledger: LedgerConfig | None = None
+    server: ServerConfig = ServerConfig()
     patterns_dir: str | None = None  # more patterns, beside the built-in ones; relative to the file
 
 

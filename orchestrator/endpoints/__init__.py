@@ -45,6 +45,11 @@ class Endpoints:
             return refusal(fault(error))
 
 
+def serves(path: str) -> bool:
+    """Whether there is, or could be, an endpoint under this path."""
+    return path.startswith("/v1/")
+
+
 def _route(call: Call) -> Answering:
     for path in (call.path, call.path[: call.path.rfind("/", len("/v1/")) + 1]):
         found = ROUTES.get((call.method, path))

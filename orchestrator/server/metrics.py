@@ -1,0 +1,56 @@
+"""What the gateway counts, in Prometheus' words."""
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+
+from orchestrator.endpoints import ROUTES
+
+CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
+SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300)
+
+
+class Metrics:
+    """Requests by path and status, and how long they took."""
+
+    def __init__(self) -> None:
+        self.registry = CollectorRegistry()
+        self._requests = Counter(
+            "orchestrator_requests",
+            "Requests that have ended",
+            ("method", "path", "status"),
+            registry=self.registry,
+        )
+        self._seconds = Histogram(
+            "orchestrator_request_seconds",
+            "How long requests took, streams to their end",
+            ("path",),
+            buckets=SECONDS,
+            registry=self.registry,
+        )
+        self.in_flight = Gauge(
+            "orchestrator_requests_in_flight",
+            "Requests that are being answered",
+            registry=self.registry,
+        )
+
+    def ended(self, *, method: str, path: str, status: int, elapsed_s: float) -> None:
+        """A request has ended; 499 is that of who has hung up."""
+        known = _known(path)
+        self._requests.labels(_METHODS.get(method, "other"), known, str(status)).inc()
+        self._seconds.labels(known).observe(elapsed_s)
+
+    def text(self) -> bytes:
+        """All of it, as Prometheus reads it."""
+        written: bytes = generate_latest(self.registry)
+        return written
+
+
+_METHODS = {name: name for name in ("GET", "POST", "HEAD", "OPTIONS", "DELETE", "PUT", "PATCH")}
+_PATHS = frozenset(path for _, path in ROUTES) | {"/health", "/ready", "/metrics", "/docs"}
+
+
+def _known(path: str) -> str:
+    """The path without what callers make up, of which there may be any number."""
+    if path in _PATHS:
+        return path
+    below = path[: path.rfind("/") + 1]
+    return below + "{id}" if below in _PATHS else "other"
