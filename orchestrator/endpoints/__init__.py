@@ -7,7 +7,7 @@ in the process are one and the same.
 from collections.abc import Awaitable, Callable, Mapping
 
 from orchestrator.clock import Clock
-from orchestrator.endpoints import chat, models, orchestrations
+from orchestrator.endpoints import chat, models, orchestrations, responses
 from orchestrator.endpoints.calls import Call, Engine, Reply, Service, fault, refusal
 from orchestrator.wire.errors import Refused
 
@@ -16,6 +16,7 @@ Answering = Callable[[Service, Call], Awaitable[Reply]]
 # A path that ends in a slash stands for all below it.
 ROUTES: Mapping[tuple[str, str], Answering] = {
     ("POST", "/v1/chat/completions"): chat.answer,
+    ("POST", "/v1/responses"): responses.answer,
     ("GET", "/v1/models"): models.answer_all,
     ("GET", "/v1/models/"): models.answer_one,
     ("POST", "/v1/orchestrations"): orchestrations.answer,
