@@ -380,11 +380,11 @@ def choice_of(
         case {"type": "function", "name": str() as name}:
             _find(name, tools)
             return list(tools), {"type": "function", "function": {"name": name}}
-        case {"type": "allowed_tools", "mode": "auto" | "required" as mode, "tools": list() as few}:
+        case {"type": "allowed_tools", "mode": "auto" | "required" as mode, "tools": [*few]} if few:
             return [_find(_allowed(one), tools) for one in few], mode
     raise _choice_refused(
-        "wanted 'none', 'auto', 'required', a function by its name, or allowed_tools with a mode; "
-        "built-in tools do not run here"
+        "wanted 'none', 'auto', 'required', a function by its name, or allowed_tools with a mode "
+        "and tools; built-in tools do not run here"
     )
 
 

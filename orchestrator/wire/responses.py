@@ -198,10 +198,18 @@ def asked_of(body: ResponsesBody, *, tenant: str = "") -> Asked:
 def _response_format(text: TextConfig | None) -> Json | None:
     """The format of the text, as chat completions write it."""
     wanted = text.format if text else None
-    if wanted is None or wanted.type == "text":
+    if wanted is None:
         return None
-    if wanted.type == "json_object":
-        return {"type": "json_object"}
+    if wanted.type != "json_schema":
+        beside = wanted.model_fields_set - {"type"}
+        if beside:
+            raise Refused(
+                f"'text.format' has a schema's fields, and its type is {wanted.type!r}; "
+                "set type: json_schema or leave them out",
+                param="text.format",
+                code="invalid_value",
+            )
+        return None if wanted.type == "text" else {"type": wanted.type}
     for name, value in (("name", wanted.name), ("schema", wanted.schema_)):
         if value is None:
             raise Refused(
@@ -225,6 +233,7 @@ def _unused(body: ResponsesBody) -> Ignored:
         ("include", body.include, "answers hold nothing more than they do anyway"),
         ("max_tool_calls", body.max_tool_calls, "no tool runs here"),
         ("top_logprobs", body.top_logprobs, "answers carry no probabilities"),
+        ("top_p", body.top_p == 0, "0 is no share"),
         ("truncation", body.truncation == "auto", "what is sent is not made shorter"),
         ("stream_options.include_obfuscation", padded, "events are not padded"),
         ("text.verbosity", text.verbosity, _NOT_TOLD),
