@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
-from pydantic import ConfigDict, Field, StrictBool
+from pydantic import Field, StrictBool
 
 from adapters.types import Usage
 from orchestrator.config import RequestConfig
@@ -21,8 +21,6 @@ Detail = Literal["auto", "concise", "detailed"]
 
 class TextFormat(Body):
     """What the text is to be: free, any JSON object, or JSON of a schema."""
-
-    model_config = ConfigDict(populate_by_name=True)
 
     type: Literal["text", "json_object", "json_schema"]
     name: str | None = None
