@@ -294,6 +294,15 @@ def test_what_is_said_after_a_call_joins_the_call() -> None:
     assert [call["id"] for call in message["tool_calls"]] == ["1"]
 
 
+def test_a_refusal_of_earlier_is_what_the_assistant_said() -> None:
+    """Providers other than OpenAI know no other way to be told of it."""
+    (message,) = sent(
+        [{"role": "assistant", "content": [{"type": "refusal", "refusal": "I would rather not"}]}]
+    )
+
+    assert message == {"role": "assistant", "content": "I would rather not"}
+
+
 def test_images_and_files_are_parts_of_a_message() -> None:
     """What a user shows is sent as chat completions have it."""
     url = "data:image/png;base64,AAAA"
@@ -319,6 +328,7 @@ def test_images_and_files_are_parts_of_a_message() -> None:
     ]
 
 
+IMAGE = {"type": "input_image", "image_url": "data:image/png;base64,AAAA"}
 CALL = {"type": "function_call", "call_id": "1", "name": "f", "arguments": "{}"}
 
 
@@ -350,6 +360,13 @@ CALL = {"type": "function_call", "call_id": "1", "name": "f", "arguments": "{}"}
             "input[0].content[0].file_url",
             "file_data",
         ),
+        (
+            [{"role": "user", "content": [{**IMAGE, "detail": "tiny"}]}],
+            "input[0].content[0].detail",
+            "one of auto, low, high, original, found 'tiny'",
+        ),
+        ([{"role": "assistant", "content": [IMAGE]}], "input[0].content", "to be text"),
+        ([{"role": "user", "content": "x"}] * 10_001, "input", "more than the 10000"),
         ([{**CALL, "arguments": {}}], "input[0].arguments", "a text"),
         ([{**CALL, "name": None}], "input[0].name", "Missing"),
         ([CALL], "input", "no function_call_output for the call '1'"),
@@ -388,6 +405,18 @@ def test_an_input_that_cannot_be_read_is_refused_where_it_is_wrong(
             {"tool_choice": {"type": "allowed_tools", "mode": "auto", "tools": []}},
             "tool_choice",
             "allowed_tools",
+        ),
+        (
+            {
+                "tool_choice": {
+                    "type": "allowed_tools",
+                    "mode": "auto",
+                    "tools": [{"type": "mcp"}],
+                },
+                "tools": [WEATHER],
+            },
+            "tool_choice",
+            "function tools only",
         ),
         ({"text": {"format": {"type": "json_schema"}}}, "text.format.name", "Missing"),
         ({"text": {"format": {**PERSON, "type": "text"}}}, "text.format", "json_schema"),
