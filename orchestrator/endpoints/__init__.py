@@ -8,8 +8,10 @@ from collections.abc import Awaitable, Callable, Mapping
 
 from orchestrator.clock import Clock
 from orchestrator.endpoints import chat, models, orchestrations, responses
+from orchestrator.endpoints import chat, messages, models, orchestrations
 from orchestrator.endpoints.calls import Call, Engine, Reply, Service, fault, refusal
 from orchestrator.wire.errors import Refused
+from orchestrator.wire.messages import as_anthropic
 
 Answering = Callable[[Service, Call], Awaitable[Reply]]
 
@@ -17,6 +19,8 @@ Answering = Callable[[Service, Call], Awaitable[Reply]]
 ROUTES: Mapping[tuple[str, str], Answering] = {
     ("POST", "/v1/chat/completions"): chat.answer,
     ("POST", "/v1/responses"): responses.answer,
+    ("POST", "/v1/messages"): messages.answer,
+    ("POST", "/v1/messages/count_tokens"): messages.count,
     ("GET", "/v1/models"): models.answer_all,
     ("GET", "/v1/models/"): models.answer_one,
     ("POST", "/v1/orchestrations"): orchestrations.answer,
@@ -43,12 +47,18 @@ class Endpoints:
         try:
             return await _route(call)(self._service, call)
         except Exception as error:  # noqa: BLE001 - whatever it is, whoever asked is told
-            return refusal(fault(error))
+            return refused(call.path, error)
 
 
 def serves(path: str) -> bool:
     """Whether there is, or could be, an endpoint under this path."""
     return path.startswith("/v1/")
+
+
+def refused(path: str, error: BaseException) -> Reply:
+    """An error as the reply to a request for this path, in the words that its callers know."""
+    told = fault(error)
+    return refusal(as_anthropic(told) if messages.speaks_anthropic(path) else told)
 
 
 def _route(call: Call) -> Answering:

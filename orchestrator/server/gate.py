@@ -14,8 +14,8 @@ from urllib.parse import parse_qsl
 
 from orchestrator.clock import Clock, new_nonce
 from orchestrator.config import ServerConfig
-from orchestrator.endpoints import Endpoints, serves
-from orchestrator.endpoints.calls import Call, Reply, fault, refusal
+from orchestrator.endpoints import Endpoints, refused, serves
+from orchestrator.endpoints.calls import Call, Reply
 from orchestrator.server.keys import KeyFile, KeyRecord
 from orchestrator.wire.errors import Refused
 
@@ -126,7 +126,7 @@ class Gate:
             body = await self._body(scope["method"], headers, receive)
             reply = await self._answer(scope, headers, body, caller, receive)
         except Refused as error:
-            reply = refusal(fault(error))
+            reply = refused(scope["path"], error)
         await _send(reply, request_id, receive, send)
 
     def _check(self, scope: Scope, headers: dict[str, str]) -> None:

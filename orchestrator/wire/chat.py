@@ -19,7 +19,7 @@ from orchestrator.events import (
 )
 from orchestrator.responses import OrchestratorResponse
 from orchestrator.wire import orchestration
-from orchestrator.wire.errors import Refused
+from orchestrator.wire.errors import Refused, withdrawn
 from orchestrator.wire.orchestration import Orchestration
 from orchestrator.wire.reading import Body
 
@@ -346,12 +346,7 @@ class Chunks:
                 self._has_text = True
                 return self._said({"tool_calls": [_delta(one) for one in event.tool_calls]})
             case TextReset() if self._has_text:
-                raise Refused(
-                    "The writer of the answer broke off, and nobody could go on with it",
-                    status=502,
-                    kind="server_error",
-                    code="stream_broken",
-                )
+                raise withdrawn()
             case RunFinished():
                 return [*self._said({}, event.response.finish_reason)]
             case _:

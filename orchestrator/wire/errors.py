@@ -38,6 +38,16 @@ class Refused(Exception):
         self.headers = headers or {}
 
 
+def withdrawn() -> Refused:
+    """What was sent of a streamed answer does not hold any more, which no stream can say."""
+    return Refused(
+        "The writer of the answer broke off, and nobody could go on with it",
+        status=502,
+        kind="server_error",
+        code="stream_broken",
+    )
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Fault:
     """An error as a caller is told it.

@@ -39,17 +39,29 @@ def read_body(kind: type[Checked], body: bytes) -> Checked:
     return checked
 
 
-def _refusal(kind: type[Body], error: ValidationError) -> Refused:
+def read_part(kind: type[Checked], value: object, *, within: str) -> Checked:
+    """The value that a part of a body holds, which has been read as JSON already.
+
+    Raises:
+        Refused: it is not what is wanted there.
+    """
+    try:
+        return kind.model_validate(value)
+    except ValidationError as error:
+        raise _refusal(kind, error, within) from None
+
+
+def _refusal(kind: type[Body], error: ValidationError, within: str = "") -> Refused:
     problems = error.errors(include_url=False, include_input=False, include_context=False)
     first = problems[0]
-    place = first["loc"]
+    place = (within, *first["loc"]) if within else first["loc"]
     if first["type"] == "json_invalid" or not place:
         return Refused(
             f"The body is not the JSON object that is wanted ({first['msg']})", code="invalid_json"
         )
     param = path(place)
     if first["type"] == "extra_forbidden":
-        known = suggestion(str(place[-1]), kind.model_fields) if len(place) == 1 else ""
+        known = suggestion(str(place[-1]), kind.model_fields) if len(first["loc"]) == 1 else ""
         return Refused(
             f"Unknown parameter: '{param}'{known}", param=param, code="unknown_parameter"
         )
