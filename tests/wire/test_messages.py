@@ -400,14 +400,15 @@ BLOCK = st.recursive(
 )
 
 
-@given(
-    st.lists(
-        st.fixed_dictionaries({"role": st.sampled_from(("user", "assistant", "system")),
-                               "content": st.lists(BLOCK, max_size=3) | st.text(max_size=5)}),
-        min_size=1,
-        max_size=3,
-    )
-)  # fmt: skip
+MESSAGE = st.fixed_dictionaries(
+    {
+        "role": st.sampled_from(("user", "assistant", "system")),
+        "content": st.lists(BLOCK, max_size=3) | st.text(max_size=5),
+    }
+)
+
+
+@given(st.lists(MESSAGE, min_size=1, max_size=3))
 def test_whatever_a_body_holds_it_is_read_or_refused(messages: list[Any]) -> None:
     """No body makes the reader itself fail, and a refusal says where."""
     found = roles_or_refusal(messages)
