@@ -3,8 +3,7 @@
 from collections.abc import Collection, Mapping
 from typing import Annotated, Any, Literal
 
-import pydantic_core
-from pydantic import Field, StrictBool
+from pydantic import Field, StrictBool, TypeAdapter, ValidationError
 
 from adapters.config import LLMProvider
 from adapters.types import FinishReason, ToolCall, ToolCallDelta, Usage
@@ -95,6 +94,7 @@ class MessagesBody(CountBody):
     stop_sequences: list[str] | None = None
     stream: StrictBool | None = None
     temperature: Annotated[float, Field(ge=0, le=1)] | None = None
+    thread: Json | None = None
     top_k: Annotated[int, Field(ge=0)] | None = None
     top_p: Annotated[float, Field(gt=0, le=1)] | None = None
 
@@ -115,7 +115,9 @@ _USUAL = (None, "auto", "standard")  # asks for nothing but what would be done a
 _IMPOSSIBLE: Mapping[str, str] = {
     "container": "no containers are kept here",
     "inference_geo": "where a model runs is said in the configuration of its deployment",
+    "thread": "no conversations are kept here; send all messages, and leave it out",
 }
+_NO_THREADS = "thread_unsupported_request"  # the SDK's tool runner goes on without one
 
 
 def asked_of(
@@ -203,7 +205,8 @@ def _unused(body: CountBody) -> dict[str, str]:
 def _refuse_the_impossible(body: MessagesBody) -> None:
     for name, why in _IMPOSSIBLE.items():
         if getattr(body, name) is not None:
-            raise Refused(f"Invalid '{name}': {why}", param=name, code="unsupported_parameter")
+            code = _NO_THREADS if name == "thread" else "unsupported_parameter"
+            raise Refused(f"Invalid '{name}': {why}", param=name, code=code)
     thinking = body.thinking
     if thinking is None or thinking.type != "enabled":
         return
@@ -293,7 +296,7 @@ def _is_within_a_turn(body: CountBody) -> bool:
 # The reply.
 
 STOP_REASONS: Mapping[FinishReason, str] = {
-    "stop": "end_turn",  # nor does anybody say here which stop sequence it was
+    "stop": "end_turn",  # a stop sequence as well: which one it was, providers do not all say
     "length": "max_tokens",
     "tool_calls": "tool_use",
     "content_filter": "refusal",
@@ -342,10 +345,14 @@ def _input(arguments: str) -> Json:
     if not arguments.strip():
         return {}
     try:
-        read = pydantic_core.from_json(arguments.encode("utf-8", "replace"), allow_partial=True)
-    except ValueError:
+        return _OBJECT.validate_json(
+            arguments.encode("utf-8", "replace"), experimental_allow_partial=True
+        )
+    except ValidationError:
         return {}
-    return read if isinstance(read, dict) else {}
+
+
+_OBJECT: TypeAdapter[Json] = TypeAdapter(Json)
 
 
 def usage_json(usage: Usage) -> Json:
@@ -492,7 +499,12 @@ class AnthropicFault(Fault):
     @property
     def body(self) -> Json:
         """Anthropic's error object."""
-        return {"type": "error", "error": {"type": self.kind, "message": self.message}}
+        error: Json = {"type": self.kind, "message": self.message}
+        if self.code:
+            error["details"] = {"error_code": self.code}
+        if self.code == _NO_THREADS:
+            error["details"]["unsupported"] = ["thread"]
+        return {"type": "error", "error": error}
 
 
 def as_anthropic(told: Fault) -> AnthropicFault:

@@ -10,6 +10,7 @@ import httpx2
 import pytest
 from anthropic import Anthropic, AsyncAnthropic, DefaultAsyncHttpxClient, DefaultHttpxClient
 from anthropic.types import Message
+from pydantic import BaseModel
 
 from adapters import CompletionRequest, MockAdapter, ModelConfig
 from adapters.errors import ProviderError, ProviderUnavailable, RateLimited
@@ -213,6 +214,43 @@ async def test_a_tool_goes_round(client: AsyncAnthropic) -> None:
     for answer in answers:
         assert "sunny" in next(block.text for block in answer.content if block.type == "text")
         assert answer.to_dict()["orchestration"]["ignored"].keys() >= {"messages.thinking"}  # type: ignore[attr-defined]
+
+
+async def test_the_tool_runner_runs_to_its_end(client: AsyncAnthropic) -> None:
+    """It would have the server keep the conversation, and goes on without."""
+    called: list[str] = []
+
+    @anthropic.beta_async_tool
+    async def weather(city: str) -> str:
+        """The weather of a city."""
+        called.append(city)
+        return "sunny, 21 degrees"
+
+    runner = client.beta.messages.tool_runner(
+        model="claude", max_tokens=400, messages=HELLO, tools=[weather], max_iterations=3
+    )
+    messages = [message async for message in runner]
+
+    assert called == ["Paris"]
+    assert [message.stop_reason for message in messages] == ["tool_use", "end_turn"]
+
+
+@pytest.mark.parametrize("model", ["claude", "gpt"])
+async def test_an_answer_may_have_to_fit_a_model(client: AsyncAnthropic, model: str) -> None:
+    """Plain and streamed, whoever is asked."""
+
+    class Person(BaseModel):
+        name: str
+        age: int
+
+    fields: Any = {"model": model, "max_tokens": 400, "messages": HELLO, "output_format": Person}
+
+    plain = await client.messages.parse(**fields)
+    async with client.messages.stream(**fields) as stream:
+        final = await stream.get_final_message()
+
+    assert isinstance(plain.parsed_output, Person)
+    assert final.parsed_output == plain.parsed_output
 
 
 def test_the_synchronous_sdk_works_as_well() -> None:

@@ -140,6 +140,7 @@ IGNORED: dict[str, Any] = {
 REFUSED: dict[str, Any] = {
     "container": "container_1",
     "inference_geo": "us",
+    "thread": {"type": "create"},
     "tool_choice": {"type": "auto"},  # without tools
     "max_tokens": 0,
     "messages": [],
@@ -814,6 +815,7 @@ def test_an_error_is_told_in_anthropics_words(
     told = as_anthropic(fault)
 
     assert told.status == wanted
-    assert told.body == {"type": "error", "error": {"type": kind, "message": "why"}}
+    details = {"details": {"error_code": code}} if code else {}
+    assert told.body == {"type": "error", "error": {"type": kind, "message": "why", **details}}
     assert told.headers == fault.headers
     assert as_anthropic(told) == told
