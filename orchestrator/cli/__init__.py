@@ -2,6 +2,7 @@
 
 import importlib
 import importlib.metadata
+import keyword
 import os
 import sys
 from collections.abc import Mapping
@@ -11,7 +12,7 @@ import click
 
 from orchestrator.cli.text import did_you_mean
 
-# One row a command: its module is `orchestrator.cli.<name>`, its click command is `command` there.
+# One row a command: `module_of` says where it is, its click command is `command` there.
 # The line is repeated here so that `orchestrator --help` imports none of them.
 COMMANDS: Mapping[str, str] = {
     "demo": "Watch a panel of five providers answer, with no key and no network.",
@@ -25,6 +26,7 @@ COMMANDS: Mapping[str, str] = {
     "cache": "Look into the cache of answers, or empty it.",
     "check": "Check a configuration file.",
     "schema": "Print the JSON Schema of the configuration file.",
+    "import": "Turn a litellm proxy's configuration, or an older one, into ours.",
     "simulate": "Serve five providers' APIs on this machine, faults included.",
 }
 
@@ -49,6 +51,11 @@ Shell completion (bash; zsh and fish likewise):
 """
 
 
+def module_of(name: str) -> str:
+    """The module of a command; a word of Python's own has a `_` behind it there."""
+    return f"orchestrator.cli.{name}{'_' if keyword.iskeyword(name) else ''}"
+
+
 class CommandTable(click.Group):
     """A group whose commands are imported when they are called, and not before."""
 
@@ -58,7 +65,7 @@ class CommandTable(click.Group):
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         if cmd_name not in COMMANDS:
             return None
-        command = importlib.import_module(f"orchestrator.cli.{cmd_name}").command
+        command = importlib.import_module(module_of(cmd_name)).command
         assert isinstance(command, click.Command)
         return command
 

@@ -13,7 +13,7 @@ from click.testing import Result
 from adapters import AuthenticationFailed, RateLimited
 from adapters.config import MissingVariable
 from orchestrator import errors
-from orchestrator.cli import COMMANDS, main
+from orchestrator.cli import COMMANDS, main, module_of
 from orchestrator.cli.failures import explain
 
 Call = Callable[..., Result]
@@ -23,7 +23,7 @@ HEAVY = ("litellm", "rich", "ruamel", "jinja2", "openai", "aiohttp", "asyncio")
 @pytest.mark.parametrize("name", COMMANDS)
 def test_every_row_of_the_table_is_a_command_that_says_the_same(name: str) -> None:
     """`orchestrator --help` imports no command, so its lines are written twice."""
-    command = importlib.import_module(f"orchestrator.cli.{name}").command
+    command = importlib.import_module(module_of(name)).command
 
     assert command.get_short_help_str(limit=200).rstrip(".") == COMMANDS[name].rstrip(".")
 

@@ -1,0 +1,66 @@
+"""Say why a key of another system's file has no equivalent here, and what to do instead."""
+
+from collections.abc import Mapping
+
+from orchestrator.yaml_source import Loc
+
+_PER_REQUEST = "requests say it themselves"
+_CALLBACKS = "there are no callbacks; receipts, usage and /metrics tell what happened"
+_ALL_MODELS = "it is one value for all models"
+_SERVICES = "no such service is used"
+_KEYS = "callers' keys are made by the gateway's own command"
+
+_ADVICE: Mapping[str, str] = {
+    "access_groups": "which models a caller may ask for is said with the caller's key",
+    "alerting": _CALLBACKS,
+    "allowed_fails_policy": "breaker counts all failures of the provider alike",
+    "api_version": "the address with /openai/v1 wants none",
+    "background_health_checks": "breakers watch the calls themselves",
+    "callbacks": _CALLBACKS,
+    "completion_model": "callers name their model, or get the first panel or route",
+    "content_policy_fallbacks": "what a provider's filter refuses is given back, not routed around",
+    "database_url": "where spending is kept is ledger.url; write it with a ${NAME} if it is wanted",
+    "drop_params": "a parameter that a provider does not take is reported, and never dropped",
+    "enable_pre_call_checks": "windows of models are looked at always; see context_tokens",
+    "environment_variables": "set these in the environment of the process",
+    "failure_callback": _CALLBACKS,
+    "frequency_penalty": _PER_REQUEST,
+    "guardrails": _SERVICES,
+    "include": "one file is the whole; import the files it names one by one",
+    "mcp_servers": _SERVICES,
+    "max_retries": f"{_ALL_MODELS}: retry.attempts",
+    "master_key": f"no key is copied, and {_KEYS}",
+    "modify_params": "requests are passed on as they are",
+    "n": _PER_REQUEST,
+    "num_retries": f"{_ALL_MODELS}: retry.attempts",
+    "presence_penalty": _PER_REQUEST,
+    "reasoning_effort": _PER_REQUEST,
+    "response_format": _PER_REQUEST,
+    "retry_policy": "retry says how often, and the kind of the error says whether",
+    "salt_key": f"no key is copied, and {_KEYS}",
+    "seed": _PER_REQUEST,
+    "service_callback": _CALLBACKS,
+    "set_verbose": "`--debug` and receipts tell what happened",
+    "stop": _PER_REQUEST,
+    "stream": _PER_REQUEST,
+    "stream_timeout": f"{_ALL_MODELS}: timeouts.first_content_s and timeouts.gap_s",
+    "success_callback": _CALLBACKS,
+    "supported_environments": "a file is for one environment",
+    "tags": "tags are given with requests, for the records of usage",
+    "temperature": _PER_REQUEST,
+    "timeout": f"{_ALL_MODELS}: timeouts.total_s",
+    "top_k": _PER_REQUEST,
+    "top_p": _PER_REQUEST,
+    "user": _PER_REQUEST,
+}
+NOTHING = "there is no equivalent"
+
+
+def advice_on(loc: Loc) -> str:
+    """Why the key at a path is not taken over: what is known of it, or of what it is in.
+
+    >>> advice_on(("model_list", 0, "litellm_params", "temperature"))
+    'requests say it themselves'
+    """
+    keys = (step for step in reversed(loc) if isinstance(step, str))
+    return next((_ADVICE[key] for key in keys if key in _ADVICE), NOTHING)
