@@ -12,7 +12,6 @@ from hypothesis import strategies as st
 from orchestrator.config import OrchestratorConfig, load_config, parse_config
 from orchestrator.errors import ConfigError
 from orchestrator.importing import Imported, import_config
-from orchestrator.importing.reading import Reading
 from orchestrator.yaml_source import read_yaml
 
 PROXY = """\
@@ -294,7 +293,7 @@ NAMES = st.text(st.characters(codec="utf-8", exclude_categories=["Cc", "Cs", "Co
 SCALARS = NAMES | st.integers() | st.booleans() | st.floats(allow_nan=False)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=40, deadline=None)
 @given(st.lists(st.tuples(NAMES, NAMES), min_size=1, max_size=6), st.data())
 def test_any_names_become_a_configuration_that_loads(
     entries: list[tuple[str, str]], data: st.DataObject
@@ -320,7 +319,11 @@ def test_any_names_become_a_configuration_that_loads(
 
 
 @settings(max_examples=60, deadline=None)
-@given(st.dictionaries(NAMES, st.fixed_dictionaries({"provider": st.just("openai")}), min_size=1))
+@given(
+    st.dictionaries(
+        NAMES, st.fixed_dictionaries({"provider": st.just("openai")}), min_size=1, max_size=5
+    )
+)
 def test_any_names_of_an_older_file_become_a_configuration_that_loads(
     entries: dict[str, dict[str, str]],
 ) -> None:
@@ -362,7 +365,7 @@ def test_an_unknown_key_anywhere_is_told_with_its_line(loc: tuple[Any, ...]) -> 
     assert (whole[0] < at) if is_inside else (at in lines(made))
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=60, deadline=None)
 @given(
     st.recursive(
         SCALARS, lambda inner: st.lists(inner) | st.dictionaries(NAMES, inner), max_leaves=20
@@ -381,7 +384,6 @@ def test_whatever_the_values_of_settings_the_result_loads_or_the_refusal_is_clea
     made, config = imported(text)
 
     assert list(config.models) == ["it"] or "it" in config.routes
-    assert not list(Reading(read_yaml("a: {}")).left())
     assert made.kind == "litellm"
 
 

@@ -1,5 +1,6 @@
 """The older `{name: {provider, api_key, parameters}}`, alone or under `models` with defaults."""
 
+import functools
 from typing import Any
 
 from adapters.config import LLMProvider
@@ -95,9 +96,14 @@ def _usual_model(provider: str, name: str) -> str:
     if split(name, None)[0] in ENDPOINTS:
         return name
     endpoint = ENDPOINTS.get(provider)
+    return _packaged_models().get(endpoint.provider, name) if endpoint else name
+
+
+@functools.cache
+def _packaged_models() -> dict[str, str]:
+    """The first model of each provider in the configuration that we come with."""
     packaged = load_config(packaged_configs() / "orchestrator.yaml").models.values()
-    wanted = endpoint.provider if endpoint else ""
-    return next((one.model for one in packaged if one.provider.value == wanted), name)
+    return {one.provider.value: one.model for one in reversed(packaged)}
 
 
 def _panel(reading: Reading, draft: Draft, names: dict[str, str]) -> None:
