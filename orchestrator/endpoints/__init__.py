@@ -9,6 +9,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from orchestrator.clock import Clock
 from orchestrator.endpoints import chat, models, orchestrations, responses
 from orchestrator.endpoints import chat, messages, models, orchestrations
+from orchestrator.endpoints import chat, models, older, orchestrations
 from orchestrator.endpoints.calls import Call, Engine, Reply, Service, fault, refusal
 from orchestrator.wire.errors import Refused
 from orchestrator.wire.messages import as_anthropic
@@ -25,6 +26,7 @@ ROUTES: Mapping[tuple[str, str], Answering] = {
     ("GET", "/v1/models/"): models.answer_one,
     ("POST", "/v1/orchestrations"): orchestrations.answer,
     ("GET", "/v1/orchestrations/"): orchestrations.answer_one,
+    **older.ROUTES,
 }
 
 
@@ -50,9 +52,12 @@ class Endpoints:
             return refused(call.path, error)
 
 
+_PATHS = frozenset(path for _, path in ROUTES)
+
+
 def serves(path: str) -> bool:
     """Whether there is, or could be, an endpoint under this path."""
-    return path.startswith("/v1/")
+    return path.startswith("/v1/") or path in _PATHS
 
 
 def refused(path: str, error: BaseException) -> Reply:
