@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from orchestrator.config import OrchestratorConfig, load_config, parse_config
+from orchestrator.config import OrchestratorConfig, load_config, parse_config, warnings
 from orchestrator.errors import ConfigError
 from orchestrator.importing import Imported, import_config
 from orchestrator.yaml_source import read_yaml
@@ -128,7 +128,9 @@ def test_settings_of_the_router_become_ours() -> None:
 
     assert config.retry.attempts == 3
     assert (config.timeouts.total_s, config.timeouts.run_s) == (600, 600)
-    assert (config.breaker.failures, config.breaker.open_s) == (4, 45)
+    breaker = config.breaker
+    assert (breaker.failures, breaker.open_s, breaker.probe_s) == (4, 45, 600)
+    assert not [warning for warning in warnings(config) if "shorter" in warning]
     assert config.cache is not None
     assert config.cache.ttl_s == 600
     assert [(one.scope, one.every, one.name) for one in config.budgets.windows] == [
@@ -285,6 +287,44 @@ def test_equal_keys_share_a_variable_and_names_already_used_are_not_taken() -> N
     made, _ = imported(json.dumps({"model_list": entries}))
 
     assert made.variables == {"A_API_KEY_2": ("a", "b"), "A_API_KEY": ("c",)}
+
+
+def test_fallbacks_for_everybody_come_after_ones_own() -> None:
+    """Nobody falls back on itself, and a name that nothing has is told of."""
+    entries = [
+        {"model_name": name, "litellm_params": {"model": "gpt-5", "order": order}}
+        for name, order in (("a", 2), ("a", 1), ("b", 1), ("c", 1))
+    ]
+    fallbacks = [{"a": ["b", "nobody"]}, {"*": ["c"]}, {"nobody": ["a"]}]
+    router = {"fallbacks": fallbacks, "default_fallbacks": ["b"]}
+
+    made, config = imported(json.dumps({"model_list": entries, "router_settings": router}))
+
+    assert {name: (one.models, one.fallback) for name, one in config.routes.items()} == {
+        "a": (("a-1", "a-2"), ("b-1", "c-1")),
+        "b": (("b-1",), ("c-1",)),
+        "c": (("c-1",), ("b-1",)),
+    }
+    assert config.routes["a"].strategy == "priority"
+    told = [note.message for note in made.notes]
+    assert any("fallbacks[0].a[1] is left out" in message for message in told)
+    assert any("fallbacks[2].nobody is left out" in message for message in told)
+
+
+@pytest.mark.parametrize(
+    ("part", "why"),
+    [
+        ({"router_settings": {"timeout": "soon"}}, "router_settings.timeout is left out: it is"),
+        ({"litellm_settings": {"cache": "yes"}}, "a value that is of no use here"),
+        ({"general_settings": {"database_url": "x"}}, "where spending is kept is ledger.url"),
+        ({"environment_variables": {"A": "b"}}, "set these in the environment"),
+        ({"router_settings": {"tea": "hot"}}, "router_settings.tea is left out: there is no"),
+    ],
+)
+def test_each_part_that_is_left_out_says_why(part: dict[str, Any], why: str) -> None:
+    made, _ = imported(json.dumps({**json.loads(one_model("gpt-5")), **part}))
+
+    assert any(why in note.message for note in made.notes)
 
 
 # Whatever the names and wherever something unknown stands.

@@ -6,7 +6,6 @@ from orchestrator.yaml_source import Loc
 
 _PER_REQUEST = "requests say it themselves"
 _CALLBACKS = "there are no callbacks; receipts, usage and /metrics tell what happened"
-_ALL_MODELS = "it is one value for all models"
 _SERVICES = "no such service is used"
 _KEYS = "callers' keys are made by the gateway's own command"
 
@@ -28,11 +27,9 @@ _ADVICE: Mapping[str, str] = {
     "guardrails": _SERVICES,
     "include": "one file is the whole; import the files it names one by one",
     "mcp_servers": _SERVICES,
-    "max_retries": f"{_ALL_MODELS}: retry.attempts",
     "master_key": f"no key is copied, and {_KEYS}",
     "modify_params": "requests are passed on as they are",
     "n": _PER_REQUEST,
-    "num_retries": f"{_ALL_MODELS}: retry.attempts",
     "presence_penalty": _PER_REQUEST,
     "reasoning_effort": _PER_REQUEST,
     "response_format": _PER_REQUEST,
@@ -43,24 +40,68 @@ _ADVICE: Mapping[str, str] = {
     "set_verbose": "`--debug` and receipts tell what happened",
     "stop": _PER_REQUEST,
     "stream": _PER_REQUEST,
-    "stream_timeout": f"{_ALL_MODELS}: timeouts.first_content_s and timeouts.gap_s",
     "success_callback": _CALLBACKS,
     "supported_environments": "a file is for one environment",
     "tags": "tags are given with requests, for the records of usage",
     "temperature": _PER_REQUEST,
-    "timeout": f"{_ALL_MODELS}: timeouts.total_s",
     "top_k": _PER_REQUEST,
     "top_p": _PER_REQUEST,
     "user": _PER_REQUEST,
 }
+# What one model's entry may say there, and a file of ours only for all of them.
+_FOR_ALL: Mapping[str, str] = {
+    "max_retries": "retry.attempts",
+    "num_retries": "retry.attempts",
+    "stream_timeout": "timeouts.first_content_s and timeouts.gap_s",
+    "timeout": "timeouts.total_s",
+}
+# What is taken over, unless its value is of no use.
+_TAKEN = frozenset(
+    (
+        "allowed_fails",
+        "api_base",
+        "api_key",
+        "budget_duration",
+        "cache",
+        "caching",
+        "context_window_fallbacks",
+        "cooldown_time",
+        "default_fallbacks",
+        "default_models",
+        "default_ultra_model",
+        "fallbacks",
+        "input_cost_per_token",
+        "max_budget",
+        "max_parallel_requests",
+        "max_tokens",
+        "model",
+        "model_group_alias",
+        "model_name",
+        "order",
+        "output_cost_per_token",
+        "provider",
+        "request_timeout",
+        "routing_strategy",
+        "rpm",
+        "tpm",
+        "ttl",
+        "weight",
+    )
+)
+_OF_NO_USE = "it is said elsewhere already, or has a value that is of no use here"
 NOTHING = "there is no equivalent"
 
 
 def advice_on(loc: Loc) -> str:
-    """Why the key at a path is not taken over: what is known of it, or of what it is in.
+    """Why what stands at a path is not taken over.
 
     >>> advice_on(("model_list", 0, "litellm_params", "temperature"))
     'requests say it themselves'
     """
-    keys = (step for step in reversed(loc) if isinstance(step, str))
-    return next((_ADVICE[key] for key in keys if key in _ADVICE), NOTHING)
+    if loc[0] == "environment_variables":
+        return _ADVICE["environment_variables"]
+    key = next((step for step in reversed(loc) if isinstance(step, str)), "")
+    if key in _FOR_ALL:
+        is_one = loc[0] == "model_list"
+        return f"it is one value for all models: {_FOR_ALL[key]}" if is_one else _OF_NO_USE
+    return _ADVICE.get(key, _OF_NO_USE if key in _TAKEN else NOTHING)

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from decimal import Decimal
 from typing import Any
 
+from orchestrator.config import BreakerConfig, TimeoutsConfig
 from orchestrator.importing.deployments import Entry, deployment, number
 from orchestrator.importing.draft import Draft
 from orchestrator.importing.endpoints import split
@@ -285,11 +286,15 @@ def _one(
 def _timeouts(reading: Reading, draft: Draft) -> None:
     keys = ((ROUTER, "timeout"), (LITELLM, "request_timeout"))
     total = _one(reading, keys, least=_SMALLEST)
-    if total is not None:
-        timeouts = {"total_s": number(total)}
-        if total > 300:  # a run may take as long as one of its calls
-            timeouts["run_s"] = number(total)
-        draft.settings["timeouts"] = timeouts
+    if total is None:
+        return
+    found = {"total_s": number(total)}
+    # A run may take as long as one of its calls, and a breaker waits for the end of its probe.
+    if total > TimeoutsConfig().run_s:
+        found["run_s"] = number(total)
+    if total > BreakerConfig().probe_s:
+        draft.settings["breaker"] = {"probe_s": number(total)}
+    draft.settings["timeouts"] = found
 
 
 def _retries(reading: Reading, draft: Draft) -> None:
@@ -301,7 +306,7 @@ def _retries(reading: Reading, draft: Draft) -> None:
             draft.note(loc, "num_retries is more than retry.attempts can be, 10", ("retry",))
     fails = _one(reading, ((ROUTER, "allowed_fails"), (LITELLM, "allowed_fails")), is_whole=True)
     pause = _one(reading, ((ROUTER, "cooldown_time"), (LITELLM, "cooldown_time")), least=_SMALLEST)
-    breaker: dict[str, Any] = {}
+    breaker = draft.settings.pop("breaker", {})
     if fails is not None:
         breaker["failures"] = int(fails) + 1
     if pause is not None:
