@@ -131,7 +131,7 @@ class Feather(Body):
 
     prompt: Prompt
     models: Annotated[Names | None, Field(validation_alias=_PANEL)] = None
-    pattern: Annotated[str, Field(validation_alias=_PATTERN)] = "gut"
+    pattern: Annotated[str | None, Field(validation_alias=_PATTERN)] = None
     ultra_model: Annotated[str | None, Field(validation_alias=_WRITER)] = None
     output_format: str = "plain"
 
@@ -238,8 +238,23 @@ def _listed(names: Iterable[str]) -> str:
     return ", ".join(repr(name) for name in names) or "none"
 
 
-def _need_plain_output(wanted: str) -> None:
-    if wanted.lower() not in _OUTPUT:
+def _usual_pattern(service: Service, old: str, ignored: dict[str, str]) -> str:
+    """The pattern of a request that names none: the old default where it is there, or another."""
+    if old in service.engine.patterns:
+        return old
+    ignored["pattern"] = f"the old default, {old}, is not there; {_USUAL} was taken"
+    return _USUAL
+
+
+def _set_format_aside(wanted: str) -> Iterator[tuple[str, str]]:
+    """Why a format that was asked for has no effect.
+
+    Raises:
+        Refused: without it the answer would be of no use.
+    """
+    if wanted.lower() == "markdown":
+        yield "output_format", "the answer is as the model has written it, often markdown"
+    elif wanted.lower() not in _OUTPUT:
         raise Refused(
             f"output_format {wanted!r} is not made here; the answer is text as it was written,"
             " so write txt and convert it",
@@ -334,7 +349,7 @@ def _seconds(value: float) -> float:
 
 async def _analyze(service: Service, call: Call) -> Reply:
     body = read_body(Analysis, call.body)
-    _need_plain_output(body.output_format)
+    ignored = dict(_set_format_aside(body.output_format))
     if body.document_ids:
         raise Refused(
             "'document_ids' cannot be looked up: no documents are kept here; put their text into"
@@ -342,19 +357,14 @@ async def _analyze(service: Service, call: Call) -> Reply:
             param="document_ids",
             code="unsupported_parameter",
         )
-    ignored = dict(_set_aside(body.ala_carte_options))
-    pattern = body.pattern
-    if pattern is None:
-        pattern = "confidence" if "confidence" in service.engine.patterns else _USUAL
-        if pattern == _USUAL:
-            ignored["pattern"] = "the old default, confidence, is not there; compare was taken"
+    ignored.update(_set_aside(body.ala_carte_options))
     run = _run(
         service,
         call,
         body.prompt,
         models=body.selected_models,
         writer=body.ultra_model,
-        pattern=pattern,
+        pattern=body.pattern or _usual_pattern(service, "confidence", ignored),
         options=body.options,
         ignored=ignored,
     )
@@ -667,14 +677,15 @@ def _picked(run: Run, response: OrchestratorResponse) -> str | None:
 
 async def _feather(service: Service, call: Call) -> Reply:
     body = read_body(Feather, call.body)
-    _need_plain_output(body.output_format)
+    ignored = dict(_set_format_aside(body.output_format))
     run = _run(
         service,
         call,
         body.prompt,
         models=body.models,
         writer=body.ultra_model,
-        pattern=body.pattern,
+        pattern=body.pattern or _usual_pattern(service, "gut", ignored),
+        ignored=ignored,
     )
     response = await service.engine.execute_request(run.request)
     receipt, answers = response.receipt, _answers(run, response)

@@ -87,14 +87,20 @@ async def test_an_analysis_is_one_run_in_the_shape_of_old(endpoints: Endpoints) 
     assert content["orchestration"]["status"] == "complete"
 
 
-async def test_the_old_default_is_told_where_it_is_not_there(endpoints: Endpoints) -> None:
+@pytest.mark.parametrize(
+    ("path", "old"), [("/api/analyze", "confidence"), ("/orchestrator/feather", "gut")]
+)
+async def test_the_old_default_is_told_where_it_is_not_there(
+    endpoints: Endpoints, path: str, old: str
+) -> None:
     """Nobody who names no pattern is refused, and nobody gets another in silence."""
-    reply = await ask(endpoints, "/api/analyze", ANALYZE)
+    reply = await ask(endpoints, path, ANALYZE)
 
     content = told(reply)
     assert reply.status == 200
-    is_there = content["metadata"]["pattern"] == "confidence"
-    assert is_there or "compare was taken" in content["orchestration"]["ignored"]["pattern"]
+    taken = content["orchestration"]["pattern"]
+    reported = f"the old default, {old}, is not there; compare was taken"
+    assert taken == old or content["orchestration"]["ignored"]["pattern"] == reported
 
 
 async def test_a_member_that_fails_is_told_of(endpoints: Endpoints) -> None:
@@ -208,6 +214,16 @@ async def test_options_without_effect_are_reported(endpoints: Endpoints) -> None
     assert reply.headers["x-orchestrator-ignored"] == "ala_carte_options.sourcing"
     ignored = told(reply)["orchestration"]["ignored"]
     assert ignored == {"ala_carte_options.sourcing": "the prompt can ask for sources"}
+
+
+async def test_markdown_is_reported_and_a_file_is_refused(endpoints: Endpoints) -> None:
+    for wanted, status in (("markdown", 200), ("json", 400)):
+        body = {"prompt": "Hello", "pattern": "compare", "output_format": wanted}
+
+        reply = await ask(endpoints, "/orchestrator/feather", body)
+
+        assert reply.status == status
+        assert "output_format" in str(told(reply))
 
 
 async def test_a_key_may_ask_only_for_its_models(endpoints: Endpoints) -> None:
