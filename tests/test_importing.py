@@ -226,6 +226,11 @@ def test_prefixes_of_providers_lead_to_ours(
     [
         ("bedrock/claude", {}, "the provider 'bedrock' is not among ours"),
         ("vertex_ai/claude-x", {}, "the provider 'vertex_ai' is not among ours"),
+        ("azure_ai/claude-x", {}, "the provider 'azure_ai' is not among ours"),
+        ("text-embedding-3-small", {}, "it is no chat model, by its name"),
+        ("mistral/mistral-embed", {}, "it is no chat model, by its name 'mistral-embed'"),
+        ("cohere/rerank-english-v3.0", {}, "it is no chat model, by its name"),
+        ("openai/dall-e-3", {}, "it is no chat model, by its name 'dall-e-3'"),
         ("openai/*", {}, "one model is wanted"),
         ("something", {}, "whose model it is cannot be told from 'something'"),
         ("hosted_vllm/m", {}, "its address is missing: api_base"),
@@ -287,6 +292,34 @@ def test_equal_keys_share_a_variable_and_names_already_used_are_not_taken() -> N
     made, _ = imported(json.dumps({"model_list": entries}))
 
     assert made.variables == {"A_API_KEY_2": ("a", "b"), "A_API_KEY": ("c",)}
+
+
+@pytest.mark.parametrize(
+    ("costs", "price"),
+    [
+        ({"input_cost_per_token": 0, "output_cost_per_token": 0}, "free"),
+        ({"input_cost_per_token": "3e-6"}, None),
+        ({"output_cost_per_token": 0}, None),
+    ],
+)
+def test_half_a_price_is_none(costs: dict[str, Any], price: str | None) -> None:
+    """What a call may cost must not be taken for less than it is."""
+    made, config = imported(one_model("gpt-5", **costs))
+
+    assert config.models["it"].price == price
+    assert (price is None) == any("only half" in note.message for note in made.notes)
+
+
+def test_limits_beside_the_parameters_count_as_well() -> None:
+    """Where litellm's first versions had them."""
+    content = json.loads(one_model("gpt-5"))
+    content["model_list"][0] |= {"rpm": 3, "tpm": 2000}
+
+    made, config = imported(json.dumps(content))
+
+    rates = config.models["it"].rates
+    assert (rates.requests_per_minute, rates.tokens_per_minute) == (3, 2000)
+    assert not made.notes
 
 
 def test_fallbacks_for_everybody_come_after_ones_own() -> None:

@@ -163,11 +163,11 @@ def _price(reading: Reading, draft: Draft, entry: Entry, endpoint: Endpoint) -> 
             each = reading.number((*part, theirs), most=1000)
             if each is not None:
                 prices.setdefault(ours, number(each * _MILLION))
-    given = [prices.get(ours) for ours in ("input_usd", "output_usd")]
-    if any(prices.values()) and None in given:
-        draft.note(entry.model_at, "half of its price is given; the other half is taken for zero")
+    if prices and not {"input_usd", "output_usd"} <= set(prices):
+        draft.note(entry.model_at, "its price is left out: only half of it is given")
+        return {}
     if any(prices.values()):
-        return {"price": {"input_usd": 0, "output_usd": 0} | prices}
+        return {"price": prices}
     return {"price": "free"} if prices or endpoint.is_free else {}
 
 

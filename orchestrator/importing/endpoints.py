@@ -122,6 +122,8 @@ def endpoint_of(prefix: str, base: str | None, model: str) -> Endpoint | None:
         return _SERVER  # how other systems write any endpoint that speaks like OpenAI
     if prefix.startswith("vertex_ai") and not model.startswith("gemini"):
         return None
+    if prefix == "azure_ai" and model.startswith("claude"):
+        return None  # it is served there by Anthropic's protocol alone
     return ENDPOINTS.get(prefix)
 
 

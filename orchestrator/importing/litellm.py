@@ -25,6 +25,10 @@ STRATEGIES: Mapping[str, tuple[str, str]] = {
     "usage-based-routing-v2": ("least_busy", "by calls under way, not by tokens used"),
 }
 _CHAT = frozenset(("chat", "responses"))
+# What is in the ids of models for something else, where nothing says what they are for.
+_NO_CHAT = re.compile(
+    r"(?i)(^|[-_./])(embed|embedding|embeddings|rerank|whisper|tts|dall-e|moderation|imagen)($|[-_.\d])"
+)
 _WINDOWS: tuple[tuple[int, str], ...] = (
     (60, "minute"),
     (3600, "hour"),
@@ -72,8 +76,10 @@ def _groups(reading: Reading, draft: Draft) -> dict[str, list[_Model]]:
         at: Loc = ("model_list", index)
         group, entry = _entry(reading, at)
         mode = reading.text((*at, "model_info", "mode"))
-        if mode is not None and mode not in _CHAT:
-            draft.left_out(at, f"it is no chat model, its mode is {draft.source.quote_value(mode)}")
+        if not (mode in _CHAT if mode else not _NO_CHAT.search(entry.model)):
+            told = draft.source.quote_value(mode or entry.model)
+            by = "mode" if mode else "name"
+            draft.left_out(at, f"it is no chat model, by its {by} {told}")
             reading.drop(at)
             continue
         fields = deployment(reading, draft, entry)
@@ -96,7 +102,7 @@ def _entry(reading: Reading, at: Loc) -> tuple[str, Entry]:
         model_at=(*params, "model"),
         bases=((*params, "api_base"), (*params, "base_url")),
         keys=((*params, "api_key"),),
-        parts=(params, (*at, "model_info")),
+        parts=(params, (*at, "model_info"), at),
     )
 
 
