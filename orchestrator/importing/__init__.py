@@ -10,7 +10,7 @@ from typing import Literal
 
 from orchestrator.config import parse_config
 from orchestrator.errors import ConfigError
-from orchestrator.importing import litellm, older
+from orchestrator.importing import older, proxy
 from orchestrator.importing.draft import Draft, Note
 from orchestrator.importing.reading import Reading
 from orchestrator.yaml_source import ListNode, MappingNode, Problem, YamlSource, read_yaml
@@ -19,7 +19,7 @@ Kind = Literal["litellm", "older"]
 
 # How each kind of file becomes a draft of ours.
 KINDS: Mapping[Kind, Callable[[Reading, Draft], None]] = {
-    "litellm": litellm.translate,
+    "litellm": proxy.translate,
     "older": older.translate,
 }
 WANTED = (
