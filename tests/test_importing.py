@@ -294,6 +294,29 @@ def test_equal_keys_share_a_variable_and_names_already_used_are_not_taken() -> N
     assert made.variables == {"A_API_KEY_2": ("a", "b"), "A_API_KEY": ("c",)}
 
 
+def test_what_an_older_file_asks_for_in_vain_is_told_piece_by_piece() -> None:
+    """Models that cannot be called, parameters of requests, a panel of one."""
+    text = """\
+models:
+  a: {provider: openai, model: gpt-5, parameters: {temperature: 1}}
+  b: {provider: mock}
+default_ultra_model: b
+default_models: [a, b]
+"""
+
+    made, config = imported(text)
+
+    assert list(config.models) == ["a"]
+    assert not config.panels
+    assert [(note.line, note.message.partition(":")[0]) for note in made.notes] == [
+        (2, "models.a.parameters.temperature is left out"),
+        (3, "models.b is left out"),
+        (4, "default_ultra_model is left out"),
+        (5, "one model alone makes no panel; ask for it by its name"),
+        (5, "default_models[1] is left out"),
+    ]
+
+
 @pytest.mark.parametrize(
     ("costs", "price"),
     [

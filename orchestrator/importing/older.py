@@ -14,7 +14,7 @@ from orchestrator.yaml_source import Loc, MappingNode, Node, ScalarNode, YamlSou
 DEFAULTS = ("default_ultra_model", "default_models", "caching")
 _MODEL = ("model", "model_name", "model_id")
 _BASE = ("api_base", "base_url", "endpoint")
-_MOST_MEMBERS = 32
+_LEAST_MEMBERS, _MOST_MEMBERS = 2, 32
 
 
 def is_ours(source: YamlSource) -> bool:
@@ -48,8 +48,12 @@ def translate(reading: Reading, draft: Draft) -> None:
         at: Loc = (*root, written)
         if not reading.keys(at):
             continue  # told of with whatever else is left
-        fields = deployment(reading, draft, _entry(reading, draft, at, written))
+        entry = _entry(reading, at, written)
+        fields = deployment(reading, draft, entry)
         if fields is not None:
+            if entry.model_at == at:
+                taken = f"{entry.model!r} is taken, write another if it is not meant"
+                draft.note(at, f"no model is named; {taken}")
             names[written] = draft.name(written, at)
             draft.models[names[written]] = fields
             draft.places[at] = ("models", names[written])
@@ -67,7 +71,7 @@ def _is_text(node: Node | None) -> bool:
     return isinstance(node, ScalarNode) and isinstance(node.value, str)
 
 
-def _entry(reading: Reading, draft: Draft, at: Loc, name: str) -> Entry:
+def _entry(reading: Reading, at: Loc, name: str) -> Entry:
     parts = (at, (*at, "parameters"))
     places = [(*part, key) for part in parts for key in _MODEL]
     model_at = next((place for place in places if reading.written(place) is not None), None)
@@ -75,7 +79,6 @@ def _entry(reading: Reading, draft: Draft, at: Loc, name: str) -> Entry:
     if model_at is None:
         written = _usual_model(provider, name)
         model_at = at
-        draft.note(at, f"no model is named; {written!r} is taken, write another if it is not meant")
     else:
         written = reading.written(model_at) or ""
     prefix, model = split(written, provider or None)
@@ -113,6 +116,9 @@ def _panel(reading: Reading, draft: Draft, names: dict[str, str]) -> None:
     if not chosen and not writer:
         return
     members = list(dict.fromkeys(chosen or names.values()))
+    if len(members) < _LEAST_MEMBERS:
+        draft.note(("default_models",), "one model alone makes no panel; ask for it by its name")
+        return
     if len(members) > _MOST_MEMBERS:
         draft.note(("default_models",), f"a panel has {_MOST_MEMBERS} members at most")
     panel: dict[str, Any] = {"members": members[:_MOST_MEMBERS]}

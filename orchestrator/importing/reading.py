@@ -13,6 +13,9 @@ from orchestrator.yaml_source import (
     YamlSource,
 )
 
+# What is in these is told of one by one, whether or not any of it was used.
+_TOLD_APART = ("litellm_params", "model_info", "parameters")
+
 
 class Reading:
     """A file that is read value by value.
@@ -105,8 +108,8 @@ class Reading:
     def _left(self, node: Node, loc: Loc) -> Iterator[Loc]:
         if loc in self._taken or _is_nothing(node):
             return
-        is_section = len(loc) <= 1 and isinstance(node, MappingNode)
-        if not is_section and loc not in self._passed:
+        is_told_apart = len(loc) <= 1 or loc[-1] in _TOLD_APART
+        if loc not in self._passed and not (is_told_apart and isinstance(node, MappingNode)):
             yield loc
         elif isinstance(node, MappingNode):
             for key, value in node.entries.items():
