@@ -7,9 +7,7 @@ in the process are one and the same.
 from collections.abc import Awaitable, Callable, Mapping
 
 from orchestrator.clock import Clock
-from orchestrator.endpoints import chat, models, orchestrations, responses
-from orchestrator.endpoints import chat, messages, models, orchestrations
-from orchestrator.endpoints import chat, models, older, orchestrations
+from orchestrator.endpoints import chat, messages, models, older, orchestrations, responses
 from orchestrator.endpoints.calls import Call, Engine, Reply, Service, fault, refusal
 from orchestrator.wire.errors import Refused
 from orchestrator.wire.messages import as_anthropic
