@@ -11,11 +11,12 @@ import concurrent.futures
 import os
 import threading
 from asyncio import AbstractEventLoop
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Sequence
 from contextlib import suppress
 from typing import Any, TypeVar
 
 T = TypeVar("T")
+Closer = Callable[[], Coroutine[Any, Any, None]]
 
 EXIT_S = 3.0  # what closing everything may take at the interpreter's end, together
 
@@ -32,18 +33,19 @@ class LoopThread:
     """
 
     def __init__(self) -> None:
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()  # collecting garbage may come back to it
         self._begin()
 
     def _begin(self) -> None:
         self._pid = os.getpid()
         self._loop: AbstractEventLoop | None = None
         self._thread: threading.Thread | None = None
-        self._closers: dict[int, Callable[[], Coroutine[Any, Any, None]]] = {}
+        self._closers: set[Closer] = set()
+        self._ending: set[asyncio.Task[None]] = set()
 
     def forget(self) -> None:
         """In the child of a fork: nothing of the parent's thread is here."""
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()  # collecting garbage may come back to it
         self._begin()
 
     def run(self, work: Coroutine[Any, Any, T]) -> T:
@@ -60,7 +62,7 @@ class LoopThread:
 
     def submit(self, work: Coroutine[Any, Any, T]) -> "concurrent.futures.Future[T]":
         """Begin it in the loop."""
-        if threading.current_thread() is self._thread:
+        if self.is_current():
             work.close()
             raise RuntimeError(
                 "This is the event loop's own thread, which must not wait for itself; "
@@ -68,16 +70,42 @@ class LoopThread:
             )
         return asyncio.run_coroutine_threadsafe(work, self._running())
 
-    def at_exit(self, closer: Callable[[], Coroutine[Any, Any, None]]) -> Callable[[], None]:
-        """Have something closed at the interpreter's end, unless the result is called before."""
+    def finish(self, make: Closer, *, waits: bool = True) -> None:
+        """Have something ended, and wait for that where one can.
+
+        Whatever thread collects garbage may come here, the loop's own one included, and at the
+        very end of the interpreter, when there is no loop any more and nothing left to end.
+        """
+        loop = self._loop
+        if loop is None or self._pid != os.getpid():
+            return
+        if self.is_current():
+            task = loop.create_task(make())
+            self._ending.add(task)
+            task.add_done_callback(self._ending.discard)
+            return
+        ending = self.submit(make())
+        if waits:
+            with suppress(concurrent.futures.CancelledError):
+                ending.result()
+
+    def is_current(self) -> bool:
+        """Whether this is the loop's own thread, which must not wait for itself."""
+        return threading.current_thread() is self._thread
+
+    def at_exit(self, closer: Closer) -> None:
+        """Have something closed at the interpreter's end; once, however often this is said."""
         self._running()
-        self._closers[id(closer)] = closer
-        return lambda: self._closers.pop(id(closer), None) and None
+        self._closers.add(closer)
+
+    def forget_closer(self, closer: Closer) -> None:
+        """It is closed already."""
+        self._closers.discard(closer)
 
     def stop(self) -> None:
         """Close what is to be closed, end the loop and its thread. It may be begun again."""
         with self._lock:
-            loop, thread, closers = self._loop, self._thread, list(self._closers.values())
+            loop, thread, closers = self._loop, self._thread, list(self._closers)
             pid = self._pid
             self._begin()
         if loop is None or thread is None or pid != os.getpid() or not thread.is_alive():
@@ -106,7 +134,7 @@ def _serve(loop: AbstractEventLoop) -> None:
         loop.close()
 
 
-async def _close_all(closers: list[Callable[[], Coroutine[Any, Any, None]]]) -> None:
+async def _close_all(closers: Sequence[Closer]) -> None:
     """Close them all at once; what goes wrong then helps nobody any more."""
     closing = [asyncio.ensure_future(closer()) for closer in closers]
     if closing:
@@ -118,6 +146,9 @@ async def _close_all(closers: list[Callable[[], Coroutine[Any, Any, None]]]) -> 
         task.cancel()
     if rest:
         await asyncio.wait(rest, timeout=1.0)
+    with suppress(TimeoutError):
+        async with asyncio.timeout(1.0):
+            await asyncio.get_running_loop().shutdown_asyncgens()
     for one in closing:
         if one.done() and not one.cancelled():
             one.exception()

@@ -11,6 +11,7 @@ Everything else, types, errors, helpers and raw responses, is openai's.
 
 import asyncio
 import os
+from asyncio import AbstractEventLoop
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterator
 from pathlib import Path
 from typing import Any, TypeVar
@@ -21,8 +22,9 @@ import openai
 from orchestrator.blocking import THREAD
 from orchestrator.config import OrchestratorConfig, find_config, load_config
 from orchestrator.endpoints import Endpoints
-from orchestrator.endpoints.calls import Call, Reply
+from orchestrator.endpoints.calls import Call, Reply, fault, refusal
 from orchestrator.enhanced import EnhancedOrchestrator
+from orchestrator.errors import OrchestratorError
 
 T = TypeVar("T")
 
@@ -39,6 +41,8 @@ _inherited: list[object] = []
 class Door:
     """The engine behind a client, made when it is first asked, and its endpoints.
 
+    An engine belongs to the event loop that it was made in: each has its own.
+
     Args:
         config: A configuration, or the file of one; default: where `find_config` finds it.
     """
@@ -49,32 +53,46 @@ class Door:
             if isinstance(config, OrchestratorConfig)
             else load_config(find_config(config if config is None else Path(config)))
         )
-        self._engine: EnhancedOrchestrator | None = None
-        self._endpoints: Endpoints | None = None
+        self._pid = os.getpid()
+        self._opened: dict[AbstractEventLoop, tuple[EnhancedOrchestrator, Endpoints]] = {}
 
     async def answer(self, call: Call) -> Reply:
         """The reply to a request."""
-        if self._endpoints is None:
-            self._engine = EnhancedOrchestrator(self._config)
-            self._endpoints = Endpoints(self._engine)
-        return await self._endpoints.answer(call)
+        if self._pid != os.getpid():
+            self._forget()
+        opened = self._opened.get(asyncio.get_running_loop())
+        try:
+            _, endpoints = opened or self._open()
+        except OrchestratorError as error:
+            return refusal(fault(error))
+        return await endpoints.answer(call)
 
-    def forget(self) -> None:
-        """In the child of a fork: the engine is the parent's; another will be made."""
-        _inherited.append(self._engine)
-        self._engine = self._endpoints = None
+    def _open(self) -> tuple[EnhancedOrchestrator, Endpoints]:
+        for loop in [loop for loop in self._opened if loop.is_closed()]:
+            del self._opened[loop]
+        engine = EnhancedOrchestrator(self._config)
+        endpoints = Endpoints(engine, heartbeat_s=self._config.server.heartbeat_s)
+        opened = self._opened[asyncio.get_running_loop()] = (engine, endpoints)
+        return opened
+
+    def _forget(self) -> None:
+        """In the child of a fork: the engines are the parent's; others will be made."""
+        _inherited.append(self._opened)
+        self._pid, self._opened = os.getpid(), {}
 
     async def aclose(self) -> None:
         """End the runs there are, and close the engine."""
-        engine, self._engine, self._endpoints = self._engine, None, None
-        if engine is not None:
-            await engine.aclose()
+        if self._pid != os.getpid():
+            self._forget()
+        opened = self._opened.pop(asyncio.get_running_loop(), None)
+        if opened is not None:
+            await opened[0].aclose()
 
 
 def _call(request: httpx.Request, body: bytes) -> Call:
     return Call(
         method=request.method,
-        path=request.url.path,
+        path=request.url.raw_path.decode("ascii").partition("?")[0],
         query=dict(request.url.params),
         headers={name.lower(): value for name, value in request.headers.items()},
         body=body,
@@ -157,14 +175,11 @@ class AsyncOpenAI(openai.AsyncOpenAI):
     """
 
     def __init__(self, *, config: ConfigSource = None, **options: Any) -> None:
-        super().__init__(
-            **_options(
-                options,
-                lambda: httpx.AsyncClient(
-                    transport=AsyncTransport(Door(config)), base_url=BASE_URL
-                ),
-            )
-        )
+        super().__init__(**_options(options, config, _async_client))
+
+
+def _async_client(door: Door) -> httpx.AsyncClient:
+    return httpx.AsyncClient(transport=AsyncTransport(door), base_url=BASE_URL)
 
 
 # Synchronous: the same, waited for in the loop's thread.
@@ -175,15 +190,14 @@ class Transport(httpx.BaseTransport):
 
     def __init__(self, door: Door) -> None:
         self._door = door
-        self._pid = os.getpid()
-        self._stay: Callable[[], None] | None = None
 
     def handle_request(self, request: httpx.Request) -> httpx.Response:
-        if self._pid != os.getpid():
-            self._pid, self._stay = os.getpid(), None
-            self._door.forget()
-        if self._stay is None:
-            self._stay = THREAD.at_exit(self._door.aclose)
+        if THREAD.is_current():
+            raise openai.OpenAIError(
+                "This is the event loop's own thread, which must not wait for itself; "
+                "use AsyncOpenAI here"
+            )
+        THREAD.at_exit(self._door.aclose)
         limit_s = _read_timeout_s(request)
         call = _call(request, request.read())
         reply = THREAD.run(_within(self._door.answer(call), limit_s, request))
@@ -193,10 +207,14 @@ class Transport(httpx.BaseTransport):
         return httpx.Response(reply.status, headers=dict(reply.headers), stream=stream)
 
     def close(self) -> None:
-        if self._stay is not None and self._pid == os.getpid():
-            self._stay()
-            self._stay = None
-            THREAD.run(self._door.aclose())
+        self._close(waits=True)
+
+    def __del__(self) -> None:
+        self._close(waits=False)  # nobody can ask through it any more
+
+    def _close(self, *, waits: bool) -> None:
+        THREAD.forget_closer(self._door.aclose)
+        THREAD.finish(self._door.aclose, waits=waits)
 
 
 class _Pieces(httpx.SyncByteStream):
@@ -206,19 +224,23 @@ class _Pieces(httpx.SyncByteStream):
         self._pieces = pieces
         self._limit_s = limit_s
         self._request = request
+        self._pid = os.getpid()
 
     def __iter__(self) -> Iterator[bytes]:
         while (piece := THREAD.run(self._next())) is not None:
             yield piece
 
     async def _next(self) -> bytes | None:
+        if self._pid != os.getpid():
+            raise httpx.ReadError("the stream is the parent process's", request=self._request)
         try:
             return await _within(anext(self._pieces), self._limit_s, self._request)
         except StopAsyncIteration:
             return None
 
     def close(self) -> None:
-        THREAD.run(self._pieces.aclose())
+        if self._pid == os.getpid():
+            THREAD.finish(self._pieces.aclose)
 
 
 class OpenAI(openai.OpenAI):
@@ -233,25 +255,29 @@ class OpenAI(openai.OpenAI):
     """
 
     def __init__(self, *, config: ConfigSource = None, **options: Any) -> None:
-        super().__init__(
-            **_options(
-                options,
-                lambda: httpx.Client(transport=Transport(Door(config)), base_url=BASE_URL),
-            )
-        )
+        super().__init__(**_options(options, config, _client))
 
 
-def _options(given: dict[str, Any], make: Callable[[], Any]) -> dict[str, Any]:
+def _client(door: Door) -> httpx.Client:
+    return httpx.Client(transport=Transport(door), base_url=BASE_URL)
+
+
+def _options(
+    given: dict[str, Any], config: ConfigSource, make: Callable[[Door], Any]
+) -> dict[str, Any]:
     """openai's options: a transport of ours unless one is given, as its own copies of a client do.
 
     Retries are the engine's: another round of them would pay twice.
     """
+    client = given.get("http_client")
+    if client is not None and config is not None:
+        raise TypeError("'http_client' goes elsewhere than 'config'; give one of them")
     return {
         **given,
         "api_key": given.get("api_key") or KEY,
         "base_url": given.get("base_url") or BASE_URL,
         "max_retries": given.get("max_retries", 0),
-        "http_client": given.get("http_client") or make(),
+        "http_client": make(Door(config)) if client is None else client,
     }
 
 

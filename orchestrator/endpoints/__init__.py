@@ -65,7 +65,7 @@ def refused(path: str, error: BaseException) -> Reply:
 
 
 def _route(call: Call) -> Answering:
-    for path in (call.path, call.path[: call.path.rfind("/", len("/v1/")) + 1]):
+    for path in (call.path, call.path[: call.path.find("/", len("/v1/")) + 1]):
         found = ROUTES.get((call.method, path))
         if found is not None:
             return found

@@ -70,6 +70,17 @@ class Call:
     tenant: str = ""
     may_ask: Callable[[str], bool] = lambda _: True
 
+    def need_run(self, request: RequestConfig, name: str) -> None:
+        """Raise `Refused` for a run that asks somebody for whom this caller may not ask.
+
+        Args:
+            request: The run.
+            name: What was asked for, or the default that stands in for nothing.
+        """
+        for one in (name, request.model, request.synthesizer, *(request.members or ())):
+            if one is not None:
+                self.need_model(one)
+
     def need_model(self, name: str) -> None:
         """Raise `Refused` for a model that this caller may not ask for."""
         if not self.may_ask(name):

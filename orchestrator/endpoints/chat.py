@@ -15,17 +15,29 @@ from orchestrator.wire.reading import read_body
 
 async def answer(service: Service, call: Call) -> Reply:
     """A completion, or the chunks of one."""
-    asked = asked_of(read_body(ChatBody, call.body), tenant=call.tenant)
-    call.need_model(asked.model)
+    config = service.engine.config
+    body = read_body(ChatBody, call.body)
+    named = any(body.model in names for names in (config.models, config.routes, config.panels))
+    asked = asked_of(body, tenant=call.tenant, is_configured=named)
+    call.need_run(asked.requests[0], asked.model)
     if asked.is_streamed:
-        return await streamed(service, _chunks(service, asked))
+        told = orchestration.ignored_header(asked.ignored)
+        return await streamed(service, _chunks(service, asked), headers=told)
+    responses = await _answers(service, asked)
+    return json_reply(completion(asked, responses), orchestration.headers(responses, asked.ignored))
+
+
+async def _answers(service: Service, asked: Asked) -> list[OrchestratorResponse]:
+    """What the runs come to; if one fails, all of them are ended."""
+    if len(asked.requests) == 1:
+        return [await service.engine.execute_request(asked.requests[0])]
     runs = [asyncio.ensure_future(service.engine.execute_request(r)) for r in asked.requests]
     try:
-        responses = await asyncio.gather(*runs)
+        return await asyncio.gather(*runs)
     finally:
         for run in runs:
             run.cancel()
-    return json_reply(completion(asked, responses), orchestration.headers(responses, asked.ignored))
+        await asyncio.gather(*runs, return_exceptions=True)
 
 
 async def _chunks(service: Service, asked: Asked) -> AsyncGenerator[bytes, None]:

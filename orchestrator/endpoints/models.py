@@ -5,6 +5,7 @@ from urllib.parse import unquote
 
 from orchestrator.endpoints.calls import Call, Reply, Service, json_reply
 from orchestrator.errors import UnknownModel
+from orchestrator.wire.fusion import FUSION
 from orchestrator.yaml_source import suggestion
 
 
@@ -34,6 +35,9 @@ def _models(service: Service) -> list[dict[str, Any]]:
         for panel in config.panels
         for pattern in service.engine.patterns
     ]
+    if config.panels and "fusion" in service.engine.patterns:
+        taken = {name for name, _, _ in named}
+        named += [(name, "orchestrator", "pattern") for name in FUSION if name not in taken]
     return [
         {"id": name, "object": "model", "created": 0, "owned_by": owner, "kind": kind}
         for name, owner, kind in named

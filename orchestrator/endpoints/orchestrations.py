@@ -16,8 +16,7 @@ from orchestrator.wire.writing import dump
 async def answer(service: Service, call: Call) -> Reply:
     """A finished run with its receipt, or its events as they happen."""
     request, is_streamed = native.asked_of(call.body, tenant=call.tenant)
-    for name in _named(service, request):
-        call.need_model(name)
+    call.need_run(request, _asked_for(service, request))
     if is_streamed:
         return await streamed(service, _events(service, request), failure=_failure)
     response = await service.engine.execute_request(request)
@@ -40,11 +39,10 @@ async def answer_one(service: Service, call: Call) -> Reply:
     return Reply(headers=JSON, body=receipt.to_json(indent=None))
 
 
-def _named(service: Service, request: RequestConfig) -> tuple[str, ...]:
-    """Everybody whom a request names, or the default that stands in for nobody."""
-    named = (*(request.members or ()), request.synthesizer, request.model)
-    found = tuple(name for name in named if name is not None)
-    return found or (default_name(service.engine.config),)
+def _asked_for(service: Service, request: RequestConfig) -> str:
+    """The name of a run's model, or of the default that stands in for nobody."""
+    named = (request.model, *(request.members or ()))
+    return next((name for name in named if name), None) or default_name(service.engine.config)
 
 
 async def _events(service: Service, request: RequestConfig) -> AsyncGenerator[bytes, None]:

@@ -2,7 +2,7 @@
 
 import asyncio
 from asyncio import Future
-from collections.abc import AsyncGenerator, Callable, Sequence
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from contextlib import aclosing
 from typing import Any
 
@@ -35,6 +35,7 @@ async def streamed(
     service: Service,
     pieces: AsyncGenerator[bytes, None],
     *,
+    headers: Mapping[str, str] | None = None,
     failure: Callable[[Fault], bytes] = _as_data,
 ) -> Reply:
     """A reply that begins with its first piece, or with a heartbeat if that takes long.
@@ -43,6 +44,7 @@ async def streamed(
         service: How often a heartbeat is due.
         pieces: The events. An error before the first of them is raised, and can have a status of
             its own; one after it is an event.
+        headers: What the reply says beside its content type.
         failure: Such an error as an event.
     """
     first: Future[bytes] = asyncio.ensure_future(anext(pieces))
@@ -53,7 +55,8 @@ async def streamed(
         await _drop(first, pieces)
         raise
     body = _alive(service, pieces, None if first.done() else first, begun, failure)
-    return Reply(headers=STREAM, body=body)
+    await anext(body)  # from here on closing it ends the run, be it read or not
+    return Reply(headers={**STREAM, **(headers or {})}, body=body)
 
 
 async def _alive(
@@ -63,8 +66,12 @@ async def _alive(
     begun: bytes | None,
     failure: Callable[[Fault], bytes],
 ) -> AsyncGenerator[bytes, None]:
-    """The pieces, a comment wherever there is none for long, and an error as an event."""
+    """The pieces, a comment wherever there is none for long, and an error as an event.
+
+    Before all that it stops once, for nobody: a generator that was not begun is not closed either.
+    """
     try:
+        yield b""
         yield HEARTBEAT if begun is None else begun
         while True:
             coming = coming or asyncio.ensure_future(anext(pieces))
@@ -112,7 +119,6 @@ async def merged(
     finally:
         for one in coming:
             one.cancel()
-        if coming:
-            await asyncio.wait(coming)
+        await asyncio.gather(*coming, return_exceptions=True)
         for stream in streams:
             await stream.aclose()

@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 from pydantic import Field, StrictBool
 
@@ -20,12 +20,17 @@ from orchestrator.events import (
 from orchestrator.responses import OrchestratorResponse
 from orchestrator.wire import orchestration
 from orchestrator.wire.errors import Refused, withdrawn
+from orchestrator.wire.fusion import FUSION, FusionPlugin, plugged
 from orchestrator.wire.orchestration import Orchestration
-from orchestrator.wire.reading import Body
+from orchestrator.wire.reading import Body, Seed
+from orchestrator.wire.shapes import check_choice, check_format, check_messages, check_tools
 
 MOST_CHOICES = 8  # runs that one request may start
 MOST_MESSAGES = 10_000
+MOST_STOPS = 16
 Json = dict[str, Any]
+Limit = Annotated[int, Field(ge=0, le=10**8)]  # beyond any model, within what is counted
+Stop = Annotated[str, Field(min_length=1)]
 
 
 class StreamOptions(Body):
@@ -43,35 +48,34 @@ class ChatBody(Body):
     # What is understood.
     frequency_penalty: Annotated[float, Field(ge=-2, le=2)] | None = None
     logit_bias: dict[str, float] | None = None
-    logprobs: StrictBool | None = None
-    max_completion_tokens: Annotated[int, Field(ge=0)] | None = None
-    max_tokens: Annotated[int, Field(ge=0)] | None = None
+    max_completion_tokens: Limit | None = None
+    max_tokens: Limit | None = None
     n: Annotated[int, Field(ge=1, le=MOST_CHOICES)] | None = None
     parallel_tool_calls: StrictBool | None = None
     presence_penalty: Annotated[float, Field(ge=-2, le=2)] | None = None
     reasoning_effort: str | None = None
     response_format: Json | None = None
     safety_identifier: str | None = None
-    seed: int | None = None
+    seed: Seed | None = None
     service_tier: str | None = None
-    stop: str | list[str] | None = None
+    stop: Stop | Annotated[list[Stop], Field(max_length=MOST_STOPS)] | None = None
     stream: StrictBool | None = None
     stream_options: StreamOptions | None = None
     temperature: Annotated[float, Field(ge=0, le=2)] | None = None
     tool_choice: str | Json | None = None
     tools: list[Json] | None = None
-    top_logprobs: Annotated[int, Field(ge=0, le=20)] | None = None
     top_p: Annotated[float, Field(ge=0, le=1)] | None = None
     user: str | None = None
     # What other clients send beside them, and is understood.
     orchestration: Orchestration | None = None
-    plugins: list[Json] | None = None
+    plugins: Annotated[list[FusionPlugin], Field(max_length=1)] | None = None
     thinking: Json | None = None
     top_k: int | None = None
     # What has no meaning here: it is said in the reply that it was not used, or refused.
     audio: Json | None = None
     function_call: str | Json | None = None
     functions: list[Json] | None = None
+    logprobs: StrictBool | None = None
     metadata: dict[str, str] | None = None
     modalities: list[str] | None = None
     moderation: Json | None = None
@@ -80,6 +84,7 @@ class ChatBody(Body):
     prompt_cache_options: Json | None = None
     prompt_cache_retention: str | None = None
     store: StrictBool | None = None
+    top_logprobs: Annotated[int, Field(ge=0, le=20)] | None = None
     verbosity: str | None = None
     web_search_options: Json | None = None
 
@@ -89,6 +94,7 @@ _UNUSED: Mapping[str, str] = {
     "audio": "answers are text",
     "function_call": "replaced by tool_choice",
     "functions": "replaced by tools",
+    "logprobs": "answers come without probabilities",
     "metadata": "nothing is stored; orchestration.tags stand in the records of usage",
     "moderation": "no such service",
     "prediction": "no provider behind the gateway is told",
@@ -96,28 +102,26 @@ _UNUSED: Mapping[str, str] = {
     "prompt_cache_options": "the cache has settings of its own",
     "prompt_cache_retention": "the cache has settings of its own",
     "store": "answers are not stored for later requests; receipts are",
+    "top_logprobs": "answers come without probabilities",
     "verbosity": "no provider behind the gateway is told",
     "web_search_options": "the gateway does not search",
 }
 _EXTRA = (
     "frequency_penalty",
     "logit_bias",
-    "logprobs",
-    "parallel_tool_calls",
     "presence_penalty",
     "safety_identifier",
     "service_tier",
     "thinking",
     "top_k",
-    "top_logprobs",
     "user",
 )
 _SAME = (
     "reasoning_effort",
     "response_format",
     "seed",
+    "stop",
     "temperature",
-    "tool_choice",
 )
 
 
@@ -141,47 +145,44 @@ class Asked:
     ignored: Mapping[str, str] = field(default_factory=dict)
 
 
-def asked_of(body: ChatBody, *, tenant: str = "") -> Asked:
+def asked_of(body: ChatBody, *, tenant: str = "", is_configured: bool = False) -> Asked:
     """What a body asks for.
+
+    Args:
+        body: What was sent.
+        tenant: On whose behalf.
+        is_configured: Whether the configuration has that model: `fusion` may be one of its names.
 
     Raises:
         Refused: it contradicts itself, or asks for what cannot be had.
     """
     _refuse_the_impossible(body)
-    given = body.model_fields_set
-    ignored = {name: why for name, why in _UNUSED.items() if name in given and _counts(body, name)}
-    limit = (
-        body.max_completion_tokens if body.max_completion_tokens is not None else body.max_tokens
-    )
-    if limit == 0:
-        ignored["max_tokens"], limit = "0 is no limit", None
     how = body.orchestration or Orchestration()
+    ignored = _ignored(body)
     fields: Json = {
         **{name: value for name in _SAME if (value := getattr(body, name)) is not None},
+        "model": body.model,
         **how.fields(),
-        **fusion(body.model, body.plugins),
         "messages": body.messages,
         "tenant": tenant,
-        "max_tokens": limit,
+        "max_tokens": body.max_completion_tokens or body.max_tokens or None,
+        "top_p": body.top_p or None,
         "extra": {n: value for n in _EXTRA if (value := getattr(body, n)) is not None},
     }
     if body.tools:
-        fields["tools"] = body.tools
-    if body.stop:
-        fields["stop"] = body.stop
-    if body.top_p:
-        fields["top_p"] = body.top_p
+        fields |= {"tools": body.tools, "tool_choice": body.tool_choice}
+        if body.parallel_tool_calls is not None:
+            fields["extra"]["parallel_tool_calls"] = body.parallel_tool_calls
+    is_plugged = any(plugin.enabled for plugin in body.plugins or ())
+    if is_plugged or (body.model in FUSION and not is_configured):
+        meant, unused = plugged(body.model, body.plugins or (), fields)
+        fields |= meant
+        ignored |= unused
     request = RequestConfig.model_validate(fields)
-    requests = [request] * (body.n or 1)
-    if len(requests) > 1:  # equal runs would be one run, and its answer the answer of all
-        requests = [
-            request.model_copy(update={"seed": (request.seed or 0) + place, "cache": "off"})
-            for place in range(len(requests))
-        ]
     options = body.stream_options or StreamOptions()
     return Asked(
         model=body.model,
-        requests=tuple(requests),
+        requests=_each(request, body.n or 1),
         is_streamed=bool(body.stream),
         with_usage=options.include_usage,
         with_progress=how.progress,
@@ -189,20 +190,51 @@ def asked_of(body: ChatBody, *, tenant: str = "") -> Asked:
     )
 
 
+def _each(request: RequestConfig, count: int) -> tuple[RequestConfig, ...]:
+    """A run for each choice; equal runs would be one run, and its answer the answer of all."""
+    if count == 1:
+        return (request,)
+    seed = request.seed or 0
+    return tuple(
+        request.model_copy(update={"seed": seed + place, "cache": "off"}) for place in range(count)
+    )
+
+
+def _ignored(body: ChatBody) -> dict[str, str]:
+    """Fields that were given and have no effect, and why."""
+    given = body.model_fields_set
+    ignored = {name: why for name, why in _UNUSED.items() if name in given and _counts(body, name)}
+    for name in ("max_completion_tokens", "max_tokens", "top_p"):
+        if getattr(body, name) == 0:
+            ignored[name] = "0 is no limit"
+    if body.max_completion_tokens and body.max_tokens not in (None, body.max_completion_tokens):
+        ignored["max_tokens"] = "max_completion_tokens goes before it"
+    if not body.tools:
+        for name in ("tool_choice", "parallel_tool_calls"):
+            if getattr(body, name) is not None:
+                ignored[name] = "there are no tools"
+    if body.stream_options is not None and not body.stream:
+        ignored["stream_options"] = "the reply is no stream"
+    elif body.stream_options is not None and body.stream_options.include_obfuscation:
+        ignored["stream_options.include_obfuscation"] = "chunks are not padded"
+    if body.orchestration is not None and body.orchestration.progress and not body.stream:
+        ignored["orchestration.progress"] = "the reply is no stream"
+    return ignored
+
+
 def _counts(body: ChatBody, name: str) -> bool:
     """Whether a field says more than that it is not used."""
-    return getattr(body, name) not in (None, False, [], {})
+    value = getattr(body, name)
+    return value is not None and value is not False and value not in ([], {})
 
 
 def _refuse_the_impossible(body: ChatBody) -> None:
-    for place, message in enumerate(body.messages):
-        role = message.get("role")
-        if role not in _ROLES:
-            raise Refused(
-                f"Invalid 'messages[{place}].role': wanted one of {', '.join(_ROLES)}",
-                param=f"messages[{place}].role",
-                code="invalid_value",
-            )
+    check_messages(body.messages)
+    check_tools(body.tools or ())
+    if body.tool_choice is not None and body.tools:
+        check_choice(body.tool_choice, body.tools)
+    if body.response_format is not None:
+        check_format(body.response_format)
     if body.modalities is not None and set(body.modalities) - {"text"}:
         raise Refused("Answers are text only", param="modalities", code="unsupported_value")
     if body.functions and not body.tools:
@@ -215,22 +247,6 @@ def _refuse_the_impossible(body: ChatBody) -> None:
         raise Refused(
             "'top_logprobs' needs logprobs: true", param="top_logprobs", code="invalid_value"
         )
-
-
-_ROLES = ("developer", "system", "user", "assistant", "tool")
-
-
-# OpenRouter's fusion: `model: "fusion"` and a plugin that names the panel.
-
-
-def fusion(model: str, plugins: Sequence[Json] | None) -> Json:
-    """Whom a request asks; of OpenRouter's fusion, what its plugin says."""
-    for plugin in plugins or ():
-        if plugin.get("id") != "fusion":
-            raise Refused(
-                "Only the plugin 'fusion' is known", param="plugins", code="unsupported_value"
-            )
-    return {"model": model}
 
 
 # The reply.
@@ -348,17 +364,23 @@ class Chunks:
             case TextReset() if self._has_text:
                 raise withdrawn()
             case RunFinished():
-                return [*self._said({}, event.response.finish_reason)]
+                return self._said({}, event.response.finish_reason, **self._outcome(event.response))
             case _:
                 told = orchestration.progress(event) if self._asked.with_progress else None
                 return [] if told is None else [self._chunk({}, orchestration=told)]
 
-    def _said(self, delta: Json, finish_reason: str | None = None) -> list[Json]:
+    def _outcome(self, response: OrchestratorResponse) -> Json:
+        """What has come of a run, where no chunk of all runs is to follow."""
+        if self._asked.with_usage:
+            return {}
+        return {"orchestration": orchestration.outcome([response], self._asked.ignored)}
+
+    def _said(self, delta: Json, finish_reason: str | None = None, **more: Any) -> list[Json]:
         chunks = []
         if not self._has_begun:
             self._has_begun = True
             chunks.append(self._chunk({"role": "assistant", "content": "", "refusal": None}))
-        chunks.append(self._chunk(delta, finish_reason))
+        chunks.append(self._chunk(delta, finish_reason, **more))
         return chunks
 
     def _chunk(self, delta: Json, finish_reason: str | None = None, **more: Any) -> Json:
@@ -371,10 +393,10 @@ class Chunks:
         return {**self._frame, "choices": [choice], **more}
 
     def end(self, responses: Sequence[OrchestratorResponse]) -> list[Json]:
-        """The last chunk of all: one usage for the whole, and what has come of it."""
-        told = orchestration.outcome(responses, self._asked.ignored)
+        """The last chunk of all, if it is wanted: one usage for the whole, and what came of it."""
         if not self._asked.with_usage:
-            return [] if not self._asked.with_progress else [self._chunk({}, orchestration=told)]
+            return []
+        told = orchestration.outcome(responses, self._asked.ignored)
         usage = usage_json(sum((one.usage for one in responses), Usage()))
         return [{**self._frame, "choices": [], "usage": usage, "orchestration": told}]
 
@@ -387,6 +409,3 @@ def _delta(piece: ToolCallDelta) -> Json:
     if piece.id is not None:
         told |= {"id": piece.id, "type": "function"}
     return told
-
-
-FinishReason = Literal["stop", "length", "tool_calls", "content_filter"]

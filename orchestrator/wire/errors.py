@@ -87,8 +87,8 @@ class _Row:
 
 _INVALID, _LIMIT, _SERVER = "invalid_request_error", "rate_limit_error", "server_error"
 
-# By class, the nearest of its bases counts. What was tried on every deployment, as often as is
-# sensible, is not worth another try of the caller's SDK at once.
+# By class; of one that has no row, the nearest of its bases counts. What was tried on every
+# deployment, as often as is sensible, is not worth another try of the caller's SDK at once.
 _ROWS: Mapping[type[BaseException], _Row] = {
     provider.AuthenticationFailed: _Row(None, "authentication_error", "invalid_api_key", False),
     provider.PermissionDenied: _Row(None, "permission_error", "permission_denied", False),
@@ -105,6 +105,8 @@ _ROWS: Mapping[type[BaseException], _Row] = {
     provider.EmptyAnswer: _Row(502, _SERVER, "empty_answer"),
     provider.MalformedResponse: _Row(502, _SERVER, "malformed_answer"),
     provider.ProviderError: _Row(502, _SERVER, "provider_error"),
+    errors.ConfigError: _Row(500, _SERVER, "invalid_configuration", False),
+    errors.PatternError: _Row(500, _SERVER, "invalid_pattern", False),
     errors.UnknownModel: _Row(404, _INVALID, "model_not_found", False),
     errors.InvalidRun: _Row(400, _INVALID, "invalid_run", False),
     errors.NoDeploymentLeft: _Row(503, _SERVER, "no_deployment_left"),
@@ -113,9 +115,13 @@ _ROWS: Mapping[type[BaseException], _Row] = {
     errors.BudgetExceeded: _Row(429, "insufficient_quota", "budget_exceeded", False),
     errors.UnknownPrice: _Row(400, _INVALID, "unknown_price", False),
     errors.DeploymentBusy: _Row(503, _SERVER, "deployment_busy"),
+    errors.BreakerOpen: _Row(503, _SERVER, "breaker_open"),
     errors.RateExceeded: _Row(429, _LIMIT, "rate_limit_exceeded"),
     errors.LedgerError: _Row(503, _SERVER, "ledger_unavailable"),
+    errors.ReservationClosed: _Row(500, _SERVER, "reservation_closed", False),
+    errors.CacheError: _Row(503, _SERVER, "cache_unavailable"),
     errors.JournalError: _Row(503, _SERVER, "journal_unavailable"),
+    errors.Diverged: _Row(502, _SERVER, "stream_broken"),
     errors.OrchestratorError: _Row(500, _SERVER, "orchestrator_error"),
 }
 

@@ -1,15 +1,16 @@
 """The orchestrator's own requests and events as JSON."""
 
 import re
-from typing import Any
+from typing import Annotated, Any
 
-from pydantic import StrictBool, ValidationError, create_model
+from pydantic import Field, StrictBool, ValidationError, create_model
 
 from orchestrator.config import RequestConfig
 from orchestrator.events import Event, RunFinished
 from orchestrator.responses import OrchestratorResponse
 from orchestrator.wire.errors import Refused
-from orchestrator.wire.reading import Body, path, read_body
+from orchestrator.wire.shapes import check_choice, check_format, check_messages, check_tools
+from orchestrator.wire.reading import Body, Seed, TokenLimit, path, read_body
 from orchestrator.wire.writing import dump
 
 # What is asked is what a Python caller asks; on whose behalf, the key says.
@@ -18,7 +19,13 @@ _FIELDS: dict[str, Any] = {
     for name, field in RequestConfig.model_fields.items()
     if name != "tenant"
 }
-RunBody: type[Body] = create_model("RunBody", __base__=Body, stream=(StrictBool, False), **_FIELDS)
+_FIELDS |= {
+    "max_tokens": (TokenLimit | None, None),
+    "messages": (Annotated[list[dict[str, Any]], Field(min_length=1)] | None, None),
+    "seed": (Seed | None, None),
+    "stream": (StrictBool, False),
+}
+RunBody: type[Body] = create_model("RunBody", __base__=Body, **_FIELDS)
 
 
 def asked_of(body: bytes, *, tenant: str) -> tuple[RequestConfig, bool]:
@@ -33,11 +40,24 @@ def asked_of(body: bytes, *, tenant: str) -> tuple[RequestConfig, bool]:
         request = RequestConfig.model_validate({**given, "tenant": tenant})
     except ValidationError as error:
         problem = error.errors(include_url=False, include_input=False, include_context=False)[0]
-        param = path(problem["loc"])
+        param = path(RequestConfig, problem["loc"])
         raise Refused(
             f"Invalid '{param}': {problem['msg']}", param=param, code="invalid_value"
         ) from None
+    _check(request)
     return request, bool(getattr(read, "stream", False))
+
+
+def _check(request: RequestConfig) -> None:
+    """Raise `Refused` for what has not the shape that OpenAI gives it."""
+    if request.messages is not None:
+        check_messages(request.messages)
+    if request.tools is not None:
+        check_tools(request.tools)
+    if request.tool_choice is not None:
+        check_choice(request.tool_choice, request.tools or ())
+    if request.response_format is not None:
+        check_format(request.response_format)
 
 
 def response_json(response: OrchestratorResponse) -> bytes:

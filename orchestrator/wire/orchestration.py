@@ -81,14 +81,17 @@ def headers(
     responses: Sequence[OrchestratorResponse], ignored: Mapping[str, str]
 ) -> dict[str, str]:
     """What the headers of a whole reply say of its runs."""
-    told = {
+    return {
         "x-orchestrator-run-id": responses[0].receipt.run_id,
         "x-orchestrator-status": worst(responses),
         "x-orchestrator-cost-usd": f"{dollars(responses):.9f}",
+        **ignored_header(ignored),
     }
-    if ignored:
-        told["x-orchestrator-ignored"] = ", ".join(ignored)
-    return told
+
+
+def ignored_header(ignored: Mapping[str, str]) -> dict[str, str]:
+    """Which fields had no effect, if any."""
+    return {"x-orchestrator-ignored": ", ".join(ignored)} if ignored else {}
 
 
 def progress(event: Event) -> dict[str, Any] | None:

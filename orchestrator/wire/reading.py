@@ -1,25 +1,27 @@
 """Read the JSON of a request into a checked value, or say what is wrong as OpenAI would."""
 
-import re
-from collections.abc import Sequence
-from typing import Any, TypeVar
+from collections.abc import Iterable, Iterator, Sequence
+from math import isfinite
+from types import NoneType, UnionType
+from typing import Annotated, Any, TypeVar, Union, get_args, get_origin
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from orchestrator.wire.errors import Refused
 from orchestrator.yaml_source import suggestion
 
-_KIND = re.compile(r"str|int|float|bool|(dict|list|tuple)\[.*\]|constrained-.*")
-
 DEPTH = 64  # of objects and lists within each other
+
+TokenLimit = Annotated[int, Field(gt=0, le=10**8)]  # beyond any model, within what is counted
+Seed = Annotated[int, Field(ge=-(2**63), lt=2**63)]
 
 Checked = TypeVar("Checked", bound="Body")
 
 
 class Body(BaseModel):
-    """A JSON object with the fields that are listed, and no others."""
+    """A JSON object with the fields that are listed, and no others; a text is no number here."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
 
 
 def read_body(kind: type[Checked], body: bytes) -> Checked:
@@ -36,6 +38,12 @@ def read_body(kind: type[Checked], body: bytes) -> Checked:
     # More brackets than that cannot but be there where it is too deep.
     if body.count(b"{") + body.count(b"[") > DEPTH and _depth(checked.model_dump()) > DEPTH:
         raise Refused(f"The body nests more than {DEPTH} levels deep", code="too_deep")
+    # Words that are no JSON, though most parsers take them for numbers.
+    if (b"NaN" in body or b"Infinity" in body) and not all(_numbers(checked.model_dump())):
+        raise Refused(
+            "The body is not the JSON object that is wanted (NaN and Infinity are no numbers)",
+            code="invalid_json",
+        )
     return checked
 
 
@@ -53,15 +61,19 @@ def read_part(kind: type[Checked], value: object, *, within: str) -> Checked:
 
 def _refusal(kind: type[Body], error: ValidationError, within: str = "") -> Refused:
     problems = error.errors(include_url=False, include_input=False, include_context=False)
-    first = problems[0]
-    place = (within, *first["loc"]) if within else first["loc"]
-    if first["type"] == "json_invalid" or not place:
+    # Of what is said of one field, each of its kinds in turn, the last and deepest tells most.
+    own = [one for one in problems if one["loc"][:1] == problems[0]["loc"][:1]]
+    first = own[0]
+    if _is_of_many_kinds(kind, first["loc"]):
+        first = max(reversed(own), key=lambda one: len(one["loc"]))
+    place = first["loc"]
+    if first["type"] == "json_invalid" or not (place or within):
         return Refused(
             f"The body is not the JSON object that is wanted ({first['msg']})", code="invalid_json"
         )
-    param = path(place)
+    param = _joined(within, path(kind, place))
     if first["type"] == "extra_forbidden":
-        known = suggestion(str(place[-1]), kind.model_fields) if len(first["loc"]) == 1 else ""
+        known = suggestion(str(place[-1]), kind.model_fields) if len(place) == 1 else ""
         return Refused(
             f"Unknown parameter: '{param}'{known}", param=param, code="unknown_parameter"
         )
@@ -74,14 +86,40 @@ def _refusal(kind: type[Body], error: ValidationError, within: str = "") -> Refu
     return Refused(f"Invalid '{param}': {first['msg']}", param=param, code="invalid_value")
 
 
-def path(place: Sequence[int | str]) -> str:
-    """Where in a body something is: `messages[0].role`."""
+def path(kind: type[BaseModel], place: Sequence[int | str]) -> str:
+    """Where in a body something is: `messages[0].role`.
+
+    Of a field that may be of several kinds, pydantic names the kind it tried as well.
+    """
+    steps = list(place)
+    if len(steps) > 1 and _is_of_many_kinds(kind, steps):
+        del steps[1]
     said = ""
-    for step in place:
-        if isinstance(step, str) and said and _KIND.fullmatch(step):
-            continue  # which of the kinds that a field may be of was tried
+    for step in steps:
         said += f"[{step}]" if isinstance(step, int) else f".{step}" if said else step
     return said
+
+
+def _joined(within: str, param: str) -> str:
+    """The path of something whose own path is within another."""
+    return within + (f".{param}" if within and param and param[0] != "[" else param)
+
+
+def _is_of_many_kinds(kind: type[BaseModel], place: Sequence[int | str]) -> bool:
+    field = kind.model_fields.get(str(place[0])) if place else None
+    if field is None or get_origin(field.annotation) not in (Union, UnionType):
+        return False
+    return len([one for one in get_args(field.annotation) if one is not NoneType]) > 1
+
+
+def _numbers(value: Any) -> Iterator[bool]:
+    """Of every number with a point in it, whether it is one."""
+    todo = [value]
+    while todo:
+        one = todo.pop()
+        if isinstance(one, float):
+            yield isfinite(one)
+        todo.extend(_inside(one) or ())
 
 
 def _depth(value: Any) -> int:
@@ -89,8 +127,15 @@ def _depth(value: Any) -> int:
     deepest, todo = 0, [(value, 1)]
     while todo and deepest <= DEPTH:
         one, depth = todo.pop()
-        inner = one.values() if isinstance(one, dict) else one if isinstance(one, list) else None
+        inner = _inside(one)
         if inner is not None:
             deepest = max(deepest, depth)
             todo.extend((each, depth + 1) for each in inner)
     return deepest
+
+
+def _inside(value: Any) -> Iterable[Any] | None:
+    """What an object or a list holds; None for anything else."""
+    if isinstance(value, dict):
+        return value.values()
+    return value if isinstance(value, (list, tuple)) else None
