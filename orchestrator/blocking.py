@@ -9,6 +9,7 @@ import asyncio
 import atexit
 import concurrent.futures
 import os
+import selectors
 import threading
 from asyncio import AbstractEventLoop
 from collections.abc import Callable, Coroutine, Sequence
@@ -17,6 +18,8 @@ from typing import Any, TypeVar
 
 T = TypeVar("T")
 Closer = Callable[[], Coroutine[Any, Any, None]]
+
+_inherited: list[AbstractEventLoop] = []  # loops of the parent: to collect one would close it
 
 EXIT_S = 3.0  # what closing everything may take at the interpreter's end, together
 
@@ -34,6 +37,7 @@ class LoopThread:
 
     def __init__(self) -> None:
         self._lock = threading.RLock()  # collecting garbage may come back to it
+        self._is_over = False
         self._begin()
 
     def _begin(self) -> None:
@@ -44,7 +48,14 @@ class LoopThread:
         self._ending: set[asyncio.Task[None]] = set()
 
     def forget(self) -> None:
-        """In the child of a fork: nothing of the parent's thread is here."""
+        """In the child of a fork: nothing of the parent's thread is here, but its loop's memory.
+
+        The kernel's list of what the loop listens to is one for both processes: a connection that
+        the child dropped would be taken off it for the parent as well.
+        """
+        if self._loop is not None:
+            self._selector.close()
+            _inherited.append(self._loop)
         self._lock = threading.RLock()  # collecting garbage may come back to it
         self._begin()
 
@@ -59,6 +70,9 @@ class LoopThread:
         except BaseException:
             future.cancel()
             raise
+        finally:
+            if self._is_over and threading.current_thread().daemon:
+                threading.Event().wait()  # the interpreter ends, and this thread with it
 
     def submit(self, work: Coroutine[Any, Any, T]) -> "concurrent.futures.Future[T]":
         """Begin it in the loop."""
@@ -102,6 +116,11 @@ class LoopThread:
         """It is closed already."""
         self._closers.discard(closer)
 
+    def exit(self) -> None:
+        """The interpreter ends: whoever still waits in a daemon thread has nobody to tell."""
+        self._is_over = True
+        self.stop()
+
     def stop(self) -> None:
         """Close what is to be closed, end the loop and its thread. It may be begun again."""
         with self._lock:
@@ -118,12 +137,20 @@ class LoopThread:
     def _running(self) -> AbstractEventLoop:
         with self._lock:
             if self._loop is None:
-                loop = self._loop = asyncio.new_event_loop()
+                self._selector = _Selector()
+                loop = self._loop = asyncio.SelectorEventLoop(self._selector)
                 self._thread = threading.Thread(
                     target=_serve, args=(loop,), name="orchestrator-loop", daemon=True
                 )
                 self._thread.start()
             return self._loop
+
+
+class _Selector(selectors.DefaultSelector):
+    """One that, once closed, has nothing left to take off."""
+
+    def get_map(self) -> Any:
+        return super().get_map() or {}
 
 
 def _serve(loop: AbstractEventLoop) -> None:
@@ -157,4 +184,4 @@ async def _close_all(closers: Sequence[Closer]) -> None:
 THREAD = LoopThread()
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=THREAD.forget)
-atexit.register(THREAD.stop)
+atexit.register(THREAD.exit)
