@@ -13,6 +13,7 @@ import asyncio
 import os
 from asyncio import AbstractEventLoop
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -118,6 +119,12 @@ async def _within(work: Awaitable[T], limit_s: float | None, request: httpx.Requ
         raise httpx.ReadTimeout(f"no answer within {limit_s:g} s", request=request) from error
 
 
+async def _end(pieces: AsyncGenerator[bytes, None]) -> None:
+    """Close them, unless that is done already: the collector of garbage comes by two ways."""
+    if not getattr(pieces, "ag_running", False):
+        await pieces.aclose()
+
+
 # Asynchronous.
 
 
@@ -157,7 +164,7 @@ class _AsyncPieces(httpx.AsyncByteStream):
             yield piece
 
     async def aclose(self) -> None:
-        await self._pieces.aclose()
+        await _end(self._pieces)
 
 
 class AsyncOpenAI(openai.AsyncOpenAI):
@@ -240,7 +247,7 @@ class _Pieces(httpx.SyncByteStream):
 
     def close(self) -> None:
         if self._pid == os.getpid():
-            THREAD.finish(self._pieces.aclose)
+            THREAD.finish(partial(_end, self._pieces))
 
 
 class OpenAI(openai.OpenAI):
