@@ -1,0 +1,127 @@
+"""`/v1/chat/completions` and `/v1/models` over an engine, without a socket."""
+
+import json
+from collections.abc import AsyncIterator
+from typing import Any
+
+import pytest
+
+from adapters import MockAdapter, ModelConfig
+from orchestrator import EnhancedOrchestrator, OrchestratorConfig
+from orchestrator.endpoints import Endpoints
+from orchestrator.endpoints.calls import Call, Reply
+
+HELLO = [{"role": "user", "content": "Hello"}]
+
+
+@pytest.fixture
+async def endpoints() -> AsyncIterator[Endpoints]:
+    """Over two scripted models and a panel of them."""
+    config = OrchestratorConfig(
+        models={
+            name: ModelConfig(provider="openai", model=name)  # type: ignore[arg-type]
+            for name in ("alpha", "beta")
+        },
+        panels={"both": {"members": ["alpha", "beta"], "pattern": "compare"}},  # type: ignore[dict-item]
+    )
+    mocks = {name: MockAdapter([f"I am {name}."]) for name in config.models}
+    async with EnhancedOrchestrator(config, adapters=mocks) as engine:
+        yield Endpoints(engine)
+
+
+def chat(body: dict[str, Any], *allowed: str) -> Call:
+    return Call(
+        method="POST",
+        path="/v1/chat/completions",
+        body=json.dumps({"model": "alpha", "messages": HELLO, **body}).encode(),
+        may_ask=lambda name: not allowed or name in allowed,
+    )
+
+
+def told(reply: Reply) -> dict[str, Any]:
+    assert isinstance(reply.body, bytes)
+    read: dict[str, Any] = json.loads(reply.body)
+    return read
+
+
+@pytest.mark.parametrize(
+    ("body", "allowed", "refused"),
+    [
+        ({}, ("alpha",), None),
+        ({}, ("beta",), "alpha"),
+        ({"model": "both"}, ("both",), None),
+        ({"model": "both", "orchestration": {"members": ["beta"]}}, ("both",), "beta"),
+        ({"model": "both", "orchestration": {"synthesizer": "beta"}}, ("both",), "beta"),
+        ({"model": "fusion"}, ("fusion",), None),
+        ({"model": "fusion"}, ("both",), "fusion"),
+        (
+            {"model": "fusion", "plugins": [{"id": "fusion", "analysis_models": ["alpha"]}]},
+            ("fusion",),
+            "alpha",
+        ),
+    ],
+)
+async def test_a_key_is_held_to_its_models_however_they_are_named(
+    endpoints: Endpoints, body: dict[str, Any], allowed: tuple[str, ...], refused: str | None
+) -> None:
+    """As the model, a member, the writer, or in a plugin."""
+    reply = await endpoints.answer(chat(body, *allowed))
+
+    if refused is None:
+        assert reply.status == 200
+    else:
+        assert reply.status == 403
+        assert told(reply)["error"]["code"] == "model_not_allowed"
+        assert repr(refused) in told(reply)["error"]["message"]
+
+
+@pytest.mark.parametrize("path", ["compare/both", "compare%2Fboth"])
+async def test_a_model_with_a_slash_is_found_as_it_is_and_quoted(
+    endpoints: Endpoints, path: str
+) -> None:
+    """openai's client quotes it; people do not."""
+    reply = await endpoints.answer(Call(method="GET", path=f"/v1/models/{path}"))
+
+    assert told(reply)["id"] == "compare/both"
+
+
+async def test_only_models_that_may_be_asked_are_listed(endpoints: Endpoints) -> None:
+    """Another's are not there at all."""
+    call = Call(method="GET", path="/v1/models", may_ask=lambda name: name == "beta")
+    reply = await endpoints.answer(call)
+    one = await endpoints.answer(
+        Call(method="GET", path="/v1/models/alpha", may_ask=lambda name: name == "beta")
+    )
+
+    assert [model["id"] for model in told(reply)["data"]] == ["beta"]
+    assert one.status == 404
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "status"),
+    [
+        ("GET", "/v1/chat/completions", 405),
+        ("POST", "/v1/models", 405),
+        ("GET", "/v1/nothing", 404),
+        ("GET", "/v1/", 404),
+        ("GET", "/", 404),
+        ("GET", "", 404),
+    ],
+)
+async def test_what_is_not_there_is_an_error_body(
+    endpoints: Endpoints, method: str, path: str, status: int
+) -> None:
+    """With the methods that there are, where there are any."""
+    reply = await endpoints.answer(Call(method=method, path=path))
+
+    assert reply.status == status
+    assert told(reply)["error"]["code"]
+    assert ("allow" in reply.headers) == (status == 405)
+
+
+async def test_what_was_ignored_stands_in_a_header_and_in_the_reply(endpoints: Endpoints) -> None:
+    """Names in the one, reasons in the other."""
+    reply = await endpoints.answer(chat({"store": True, "verbosity": "low"}))
+
+    assert reply.headers["x-orchestrator-ignored"] == "store, verbosity"
+    assert set(told(reply)["orchestration"]["ignored"]) == {"store", "verbosity"}
