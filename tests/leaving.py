@@ -29,6 +29,7 @@ def client_of(port: str, directive: str = "") -> OpenAI:
         model="gpt-5-mini",
         api_base=base,
         api_key="simulated-key",  # type: ignore[arg-type]
+        price="free",  # or a list of prices would be loaded, which takes its time
     )
     return OpenAI(config=OrchestratorConfig(models={"alpha": model}, ledger=LedgerConfig()))
 
