@@ -9,8 +9,8 @@ from orchestrator.config import RequestConfig
 from orchestrator.events import Event, RunFinished
 from orchestrator.responses import OrchestratorResponse
 from orchestrator.wire.errors import Refused
-from orchestrator.wire.shapes import check_choice, check_format, check_messages, check_tools
 from orchestrator.wire.reading import Body, Seed, TokenLimit, path, read_body
+from orchestrator.wire.shapes import check_choice, check_format, check_messages, check_tools
 from orchestrator.wire.writing import dump
 
 # What is asked is what a Python caller asks; on whose behalf, the key says.
