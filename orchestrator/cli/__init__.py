@@ -27,6 +27,7 @@ COMMANDS: Mapping[str, str] = {
     "check": "Check a configuration file.",
     "schema": "Print the JSON Schema of the configuration file.",
     "import": "Turn a litellm proxy's configuration, or an older one, into ours.",
+    "serve": "Serve the configured models to programs that know OpenAI's API.",
     "simulate": "Serve five providers' APIs on this machine, faults included.",
 }
 

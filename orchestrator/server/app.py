@@ -1,25 +1,35 @@
 """The gateway as an ASGI application: endpoints behind the gate, and a few pages of its own."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 
-from fastapi import FastAPI, Response
+from fastapi import FastAPI, Request, Response
+from fastapi.responses import HTMLResponse, JSONResponse
+from starlette.exceptions import HTTPException
 
 from orchestrator.clock import Clock, SystemClock
 from orchestrator.endpoints import Endpoints
+from orchestrator.endpoints.calls import Reply, fault, refusal
 from orchestrator.enhanced import EnhancedOrchestrator
-from orchestrator.server.gate import Gate
+from orchestrator.server.admission import Admission, shutting_down
+from orchestrator.server.describing import openapi
+from orchestrator.server.gate import Gate, Watch
 from orchestrator.server.keys import KeyFile
 from orchestrator.server.metrics import CONTENT_TYPE, Metrics
+from orchestrator.server.page import POLICY, page
+from orchestrator.wire.errors import Refused
 
 LOOPBACK = ("127.0.0.1", "localhost", "[::1]")
+_WRONG = {404: "not_found", 405: "method_not_allowed"}
 
 
 def create_app(
     engine: EnhancedOrchestrator,
     *,
     keys: KeyFile | None = None,
+    is_open: bool = False,
     hosts: frozenset[str] = frozenset(LOOPBACK),
+    watch: Sequence[Watch] = (),
     clock: Clock | None = None,
 ) -> Gate:
     """The gateway over an engine, which it closes when it ends.
@@ -27,27 +37,31 @@ def create_app(
     Args:
         engine: Who runs what is asked.
         keys: Whose keys are let in; None: everybody, which is for the loopback only.
+        is_open: Whether everybody is let in as long as no key was ever made, for the same.
         hosts: The names it is asked under, beside `server.hosts`; none: any.
+        watch: Are told of every request that has ended, beside the metrics.
         clock: Where the time comes from.
     """
     metrics, time = Metrics(), clock or SystemClock()
     config = engine.config.server
+    admission = Admission(config.requests)
+    metrics.in_flight.set_function(lambda: admission.in_flight)
     named = frozenset(name.lower() for name in config.hosts)
-    gate = Gate(
-        _pages(engine, metrics),
+    return Gate(
+        _pages(engine, metrics, admission),
         Endpoints(engine, heartbeat_s=config.heartbeat_s, clock=time),
         config,
+        admission=admission,
         hosts=hosts | named if hosts else hosts,
         keys=keys,
-        watch=metrics,
+        is_open=is_open,
+        watch=(metrics, *watch),
         clock=time,
     )
-    metrics.in_flight.set_function(lambda: gate.in_flight)
-    return gate
 
 
-def _pages(engine: EnhancedOrchestrator, metrics: Metrics) -> FastAPI:
-    """What is not for callers of models: whether it is alive, what it counts."""
+def _pages(engine: EnhancedOrchestrator, metrics: Metrics, admission: Admission) -> FastAPI:
+    """What is not for callers of models: whether it is alive, what it counts, what it offers."""
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
@@ -56,18 +70,45 @@ def _pages(engine: EnhancedOrchestrator, metrics: Metrics) -> FastAPI:
         finally:
             await engine.aclose()
 
-    app = FastAPI(title="LLM orchestration gateway", lifespan=lifespan, docs_url=None)
+    app = FastAPI(lifespan=lifespan, openapi_url=None, redirect_slashes=False)
 
     @app.get("/health")
     async def health() -> dict[str, str]:
         return {"status": "ok"}
 
     @app.get("/ready")
-    async def ready() -> dict[str, str]:
-        return {"status": "ok"}
+    async def ready() -> Response:
+        if admission.is_draining:
+            return _response(refusal(fault(shutting_down())))
+        return JSONResponse({"status": "ok"})
 
     @app.get("/metrics")
     async def shown() -> Response:
         return Response(metrics.text(), media_type=CONTENT_TYPE)
 
+    @app.get("/openapi.json")
+    async def described() -> Response:
+        return JSONResponse(openapi())
+
+    @app.get("/docs")
+    async def docs() -> Response:
+        return HTMLResponse(page(openapi()), headers={"content-security-policy": POLICY})
+
+    @app.exception_handler(HTTPException)
+    async def wrong(request: Request, error: HTTPException) -> Response:
+        code = _WRONG.get(error.status_code, "bad_request")
+        said = f"{request.method} is not allowed here" if error.status_code == 405 else ""
+        refused = Refused(
+            said or f"There is nothing at {request.scope['path']}",
+            status=error.status_code,
+            code=code,
+            headers=error.headers,
+        )
+        return _response(refusal(fault(refused)))
+
     return app
+
+
+def _response(reply: Reply) -> Response:
+    assert isinstance(reply.body, bytes)
+    return Response(reply.body, status_code=reply.status, headers=dict(reply.headers))

@@ -6,7 +6,8 @@ Which paths are open to everybody is a table; everything else needs a key where 
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, MutableMapping
+import re
+from collections.abc import AsyncGenerator, Awaitable, Callable, MutableMapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -14,9 +15,11 @@ from urllib.parse import parse_qsl
 
 from orchestrator.clock import Clock, new_nonce
 from orchestrator.config import ServerConfig
-from orchestrator.endpoints import Endpoints, refused, serves
-from orchestrator.endpoints.calls import Call, Reply
-from orchestrator.server.keys import KeyFile, KeyRecord
+from orchestrator.endpoints import Endpoints, serves
+from orchestrator.endpoints.calls import Call, Reply, fault, refusal
+from orchestrator.endpoints.streams import data
+from orchestrator.server.admission import Admission, shutting_down
+from orchestrator.server.keys import KeyFile, KeyRecord, KeysError
 from orchestrator.wire.errors import Refused
 
 Scope = MutableMapping[str, Any]
@@ -26,14 +29,37 @@ Send = Callable[[Message], Awaitable[None]]
 App = Callable[[Scope, Receive, Send], Awaitable[None]]
 
 OPEN_TO_ALL = frozenset(("/health", "/ready"))
+HUNG_UP = 499
 BODILESS = frozenset(("GET", "HEAD", "DELETE", "OPTIONS"))
 _log = logging.getLogger(__name__)
+_UNFIT = re.compile(r"[^\t\x20-\x7e\xa0-\xff]")
+
+
+@dataclass(slots=True, kw_only=True)
+class Exchange:
+    """One request and what has come of it so far.
+
+    Attributes:
+        path: As it was understood: decoded, without the query.
+        request_id: The caller's own name for it, or ours.
+        key_id: Whose key it came with; "" where that is nobody's.
+        status: Of the reply; that of somebody who has hung up, until there is another.
+        elapsed_s: How long it took.
+    """
+
+    method: str
+    path: str
+    request_id: str
+    key_id: str = ""
+    status: int = HUNG_UP
+    elapsed_s: float = 0.0
+    has_begun: bool = False
 
 
 class Watch(Protocol):
     """Who is told of every request that has ended."""
 
-    def ended(self, *, method: str, path: str, status: int, elapsed_s: float) -> None: ...
+    def ended(self, exchange: Exchange) -> None: ...
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -58,10 +84,12 @@ class Gate:
     Args:
         inner: Serves what is not an endpoint of the engine: pages, metrics.
         endpoints: The engine.
-        config: How large and how many.
+        config: How large and how long.
+        admission: How many.
         hosts: Under which names the server may be asked; none: any.
         keys: Whose keys are let in; None: everybody is.
-        watch: Is told of every request that has ended.
+        is_open: Whether everybody is let in as long as no key was ever made.
+        watch: Are told of every request that has ended.
         clock: Where the time comes from.
     """
 
@@ -71,97 +99,107 @@ class Gate:
         endpoints: Endpoints,
         config: ServerConfig,
         *,
+        admission: Admission,
         hosts: frozenset[str],
         keys: KeyFile | None,
-        watch: Watch,
+        is_open: bool = False,
+        watch: Sequence[Watch],
         clock: Clock,
     ) -> None:
         self._inner = inner
         self._endpoints = endpoints
         self._config = config
+        self.admission = admission
         self._hosts = hosts
         self._keys = keys
+        self._is_open = is_open
         self._watch = watch
         self._clock = clock
-        self.in_flight = 0
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             await self._inner(scope, receive, send)  # its lifespan; it has no sockets
             return
-        began_s, status = self._clock.monotonic(), 499
-        self.in_flight += 1
-
-        async def told(message: Message) -> None:
-            nonlocal status
-            if message["type"] == "http.response.start":
-                status = message["status"]
-            await send(message)
-
-        try:
-            await self._serve(scope, receive, told)
-        except Gone:
-            pass
-        finally:
-            self.in_flight -= 1
-            self._watch.ended(
-                method=scope["method"],
-                path=scope["path"],
-                status=status,
-                elapsed_s=self._clock.monotonic() - began_s,
-            )
-
-    async def _serve(self, scope: Scope, receive: Receive, send: Send) -> None:
         headers = {
             name.decode("latin-1").lower(): value.decode("latin-1")
             for name, value in scope["headers"]
         }
-        request_id = _request_id(headers.get("x-request-id", ""))
+        exchange = Exchange(
+            method=scope["method"],
+            path=scope["path"],
+            request_id=_request_id(headers.get("x-request-id", "")),
+        )
+        began_s = self._clock.monotonic()
+        try:
+            await self._serve(exchange, scope, headers, receive, _told(exchange, send))
+        except Gone:
+            exchange.status = HUNG_UP
+        finally:
+            exchange.elapsed_s = self._clock.monotonic() - began_s
+            for watch in self._watch:
+                watch.ended(exchange)
+
+    async def _serve(
+        self,
+        exchange: Exchange,
+        scope: Scope,
+        headers: dict[str, str],
+        receive: Receive,
+        send: Send,
+    ) -> None:
         try:
             self._check(scope, headers)
-            caller = self._caller(scope["path"], headers)
-            if not serves(scope["path"]):
+            if exchange.path in OPEN_TO_ALL:
                 await self._inner(scope, receive, send)
                 return
-            body = await self._body(scope["method"], headers, receive)
-            reply = await self._answer(scope, headers, body, caller, receive)
-        except Refused as error:
-            reply = refused(scope["path"], error)
-        await _send(reply, request_id, receive, send)
+            caller = self._caller(headers)
+            exchange.key_id = caller.key.id if caller.key else ""
+            with self.admission.request():
+                if serves(exchange.path):
+                    await self._answer(scope, headers, caller, receive, send)
+                else:
+                    await self._inner(scope, receive, send)
+        except Gone:
+            raise
+        except Exception as error:
+            if exchange.has_begun:
+                raise
+            await self._send(refusal(fault(error)), receive, send)
 
     def _check(self, scope: Scope, headers: dict[str, str]) -> None:
         if sum(len(name) + len(value) for name, value in scope["headers"]) > (
             self._config.header_kb * 1024
         ):
             raise Refused("The headers are too large", status=431, code="headers_too_large")
-        host = headers.get("host", "").rpartition("@")[2]
-        name = host.rpartition(":")[0] if host.rpartition(":")[2].isdigit() else host
-        if self._hosts and name.lower() not in self._hosts:
+        if self._hosts and _name(headers.get("host", "")) not in self._hosts:
             raise Refused(
                 "This server is not asked under that name; `server.hosts` lists its names",
                 status=421,
                 code="unknown_host",
             )
-        if self.in_flight > self._config.requests:
-            raise Refused(
-                "Too many requests are being answered; try again in a second",
-                status=503,
-                kind="server_error",
-                code="overloaded",
-                headers={"retry-after": "1"},
-            )
 
-    def _caller(self, path: str, headers: dict[str, str]) -> Caller:
+    def _caller(self, headers: dict[str, str]) -> Caller:
         """Who asks.
 
         Raises:
             Refused: nobody whom a key was given; always in the same words.
         """
-        if self._keys is None or path in OPEN_TO_ALL:
+        if self._keys is None:
             return Caller()
-        scheme, _, bearer = headers.get("authorization", "").partition(" ")
-        presented = bearer.strip() if scheme.lower() == "bearer" else headers.get("x-api-key", "")
-        record = self._keys.find(presented)
+        try:
+            if self._is_open and not self._keys.list():
+                return Caller()
+            scheme, _, bearer = headers.get("authorization", "").partition(" ")
+            is_bearer = scheme.lower() == "bearer"
+            record = self._keys.find(bearer.strip() if is_bearer else headers.get("x-api-key", ""))
+        except KeysError as error:
+            _log.error("nobody can be let in: %s", error)
+            raise Refused(
+                "The gateway cannot read its keys; its log says more",
+                status=503,
+                kind="server_error",
+                code="keys_unavailable",
+            ) from error
         if record is None:
             raise Refused(
                 "No such key; send one that `orchestrator keys create` has made, as "
@@ -209,66 +247,85 @@ class Gate:
         self,
         scope: Scope,
         headers: dict[str, str],
-        body: bytes,
         caller: Caller,
         receive: Receive,
-    ) -> Reply:
-        """The reply; whoever hangs up meanwhile ends the run.
+        send: Send,
+    ) -> None:
+        """Ask the engine; whoever hangs up meanwhile ends the run.
 
         Raises:
             Gone: that has happened.
+            Refused: the body cannot be read, or the server ends before there is a reply.
         """
         call = Call(
             method=scope["method"],
             path=scope["path"],
             query=dict(parse_qsl(scope["query_string"].decode("latin-1"))),
             headers=headers,
-            body=body,
+            body=await self._body(scope["method"], headers, receive),
             tenant=caller.tenant,
             may_ask=caller.may_ask,
         )
         answering = asyncio.ensure_future(self._endpoints.answer(call))
+        await self._while_there(answering, receive)
+        await self._send(answering.result(), receive, send)
+
+    async def _send(self, reply: Reply, receive: Receive, send: Send) -> None:
+        headers = [(name.encode(), _fit(value)) for name, value in reply.headers.items()]
+        start = {"type": "http.response.start", "status": reply.status, "headers": headers}
+        if isinstance(reply.body, bytes):
+            headers.append((b"content-length", b"%d" % len(reply.body)))
+            await send(start)
+            await send({"type": "http.response.body", "body": reply.body})
+            return
+        try:
+            await send(start)
+            writing = asyncio.ensure_future(_write(reply.body, send))
+            await self._while_there(writing, receive)
+            with suppress(OSError):  # the line broke while something was written
+                writing.result()
+        except Refused as error:
+            piece = data(fault(error).body)
+            await send({"type": "http.response.body", "body": piece})
+        finally:
+            await reply.body.aclose()
+
+    async def _while_there(self, working: "asyncio.Future[Any]", receive: Receive) -> None:
+        """Wait for some work, as long as somebody waits for what comes of it.
+
+        Raises:
+            Gone: nobody does; the work was ended.
+            Refused: the server is to end, and the work was ended.
+        """
         gone = asyncio.ensure_future(_hung_up(receive))
         try:
-            await asyncio.wait({answering, gone}, return_when=asyncio.FIRST_COMPLETED)
-            if not answering.done():
+            with self.admission.working(working):
+                await asyncio.wait({working, gone}, return_when=asyncio.FIRST_COMPLETED)
+            if not working.done():
                 raise Gone
-            return answering.result()
+            if working.cancelled():
+                raise shutting_down()
         finally:
-            await _end(answering, gone)
+            await _end(working, gone)
 
 
-async def _send(reply: Reply, request_id: str, receive: Receive, send: Send) -> None:
-    headers = [(name.encode(), value.encode("latin-1")) for name, value in reply.headers.items()]
-    headers.append((b"x-request-id", request_id.encode()))
-    is_whole = isinstance(reply.body, bytes)
-    if isinstance(reply.body, bytes):
-        headers.append((b"content-length", str(len(reply.body)).encode()))
-    start = {"type": "http.response.start", "status": reply.status, "headers": headers}
-    if is_whole:
-        await send(start)
-        await send({"type": "http.response.body", "body": reply.body})
-        return
-    assert not isinstance(reply.body, bytes)
-    pieces = reply.body
+def _told(exchange: Exchange, send: Send) -> Send:
+    """The same `send`, which keeps what becomes of a request and gives the reply its name."""
+    request_id = (b"x-request-id", exchange.request_id.encode())
 
-    async def write() -> None:
-        await send(start)
-        async for piece in pieces:
-            await send({"type": "http.response.body", "body": piece, "more_body": True})
-        await send({"type": "http.response.body", "body": b""})
+    async def told(message: Message) -> None:
+        if message["type"] == "http.response.start":
+            exchange.status, exchange.has_begun = message["status"], True
+            message = {**message, "headers": [*message["headers"], request_id]}
+        await send(message)
 
-    writing = asyncio.ensure_future(write())
-    gone = asyncio.ensure_future(_hung_up(receive))
-    try:
-        await asyncio.wait({writing, gone}, return_when=asyncio.FIRST_COMPLETED)
-        if not writing.done():
-            raise Gone
-        with suppress(OSError):  # the line broke while something was written
-            writing.result()
-    finally:
-        await _end(writing, gone)
-        await pieces.aclose()
+    return told
+
+
+async def _write(pieces: AsyncGenerator[bytes, None], send: Send) -> None:
+    async for piece in pieces:
+        await send({"type": "http.response.body", "body": piece, "more_body": True})
+    await send({"type": "http.response.body", "body": b""})
 
 
 async def _read(receive: Receive, limit: int, limit_mb: int) -> bytes:
@@ -304,6 +361,17 @@ async def _end(*tasks: "asyncio.Future[Any]") -> None:
         task.cancel()
     if running:
         await asyncio.wait(running)
+
+
+def _name(host: str) -> str:
+    """The name in a `host` header, without its port."""
+    name, _, port = host.rpartition(":")
+    return (name if port.isdigit() else host).lower()
+
+
+def _fit(value: str) -> bytes:
+    """What can stand in a header: no end of a line above all."""
+    return _UNFIT.sub("?", value).encode("latin-1")
 
 
 def _request_id(given: str) -> str:

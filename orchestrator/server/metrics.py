@@ -3,6 +3,7 @@
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
 from orchestrator.endpoints import ROUTES
+from orchestrator.server.gate import Exchange
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300)
@@ -32,11 +33,11 @@ class Metrics:
             registry=self.registry,
         )
 
-    def ended(self, *, method: str, path: str, status: int, elapsed_s: float) -> None:
-        """A request has ended; 499 is that of who has hung up."""
-        known = _known(path)
-        self._requests.labels(_METHODS.get(method, "other"), known, str(status)).inc()
-        self._seconds.labels(known).observe(elapsed_s)
+    def ended(self, exchange: Exchange) -> None:
+        """A request has ended."""
+        known, method = _known(exchange.path), _METHODS.get(exchange.method, "other")
+        self._requests.labels(method, known, str(exchange.status)).inc()
+        self._seconds.labels(known).observe(exchange.elapsed_s)
 
     def text(self) -> bytes:
         """All of it, as Prometheus reads it."""
@@ -45,7 +46,13 @@ class Metrics:
 
 
 _METHODS = {name: name for name in ("GET", "POST", "HEAD", "OPTIONS", "DELETE", "PUT", "PATCH")}
-_PATHS = frozenset(path for _, path in ROUTES) | {"/health", "/ready", "/metrics", "/docs"}
+_PATHS = frozenset(path for _, path in ROUTES) | {
+    "/docs",
+    "/health",
+    "/metrics",
+    "/openapi.json",
+    "/ready",
+}
 
 
 def _known(path: str) -> str:
