@@ -191,6 +191,7 @@ class ServerConfig(_Strict):
     hosts: tuple[str, ...] = ()  # names it may be asked under, beside those it listens on
     body_mb: Annotated[int, Field(ge=1, le=1024)] = 10
     header_kb: Annotated[int, Field(ge=1, le=1024)] = 16
+    max_tokens: Count = 131_072  # the longest answer that may be asked for
     requests: Count = 1000  # answered at a time; one more is told to come again
     read_s: Seconds = 30.0  # how long a body may take to come
     heartbeat_s: Seconds = 15.0  # how often a stream with nothing to say shows that it is alive

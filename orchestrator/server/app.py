@@ -15,6 +15,7 @@ from orchestrator.server.admission import Admission, shutting_down
 from orchestrator.server.describing import openapi
 from orchestrator.server.gate import Gate, Watch
 from orchestrator.server.keys import KeyFile
+from orchestrator.server.longest import Bounded
 from orchestrator.server.metrics import CONTENT_TYPE, Metrics
 from orchestrator.server.page import POLICY, page
 from orchestrator.wire.errors import Refused
@@ -49,7 +50,7 @@ def create_app(
     named = frozenset(name.lower() for name in config.hosts)
     return Gate(
         _pages(engine, metrics, admission),
-        Endpoints(engine, heartbeat_s=config.heartbeat_s, clock=time),
+        Endpoints(Bounded(engine), heartbeat_s=config.heartbeat_s, clock=time),
         config,
         admission=admission,
         hosts=hosts | named if hosts else hosts,

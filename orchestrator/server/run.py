@@ -142,7 +142,7 @@ class Server(uvicorn.Server):
     """uvicorn's, which lets requests end before it does.
 
     The first signal lets nobody in any more, and whoever is in has `drain_s`; the second ends
-    everything at once, and all the same in order. The third does not even wait for that.
+    everything at once, and all the same in order.
 
     Args:
         config: uvicorn's.
@@ -195,10 +195,8 @@ class Server(uvicorn.Server):
         """Begin to end, or end faster than before."""
         if self._draining is None:
             self._draining = asyncio.ensure_future(self._drain())
-        elif not self.should_exit:
-            self._gate.admission.cut()
         else:
-            self.force_exit = True
+            self._gate.admission.cut()
 
     async def _drain(self) -> None:
         await self._gate.admission.drain(self._clock, self._drain_s)
