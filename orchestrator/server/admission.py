@@ -1,9 +1,8 @@
 """How many requests are under way, whether more are let in, and how the last of them are ended."""
 
 import asyncio
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any
 
 from orchestrator.clock import Clock
 from orchestrator.wire.errors import Refused
@@ -21,14 +20,15 @@ class Admission:
     Attributes:
         in_flight: How many are.
         is_draining: Whether no more are let in, because the server is to end.
+        is_cut: Whether those under way were ended, too.
     """
 
     def __init__(self, most: int) -> None:
         self._most = most
         self.in_flight = 0
         self.is_draining = False
-        self._is_cut = False
-        self._working: set[asyncio.Future[Any]] = set()
+        self.is_cut = False
+        self._cuts: set[Callable[[], object]] = set()
         self._empty = asyncio.Event()
         self._empty.set()
 
@@ -53,15 +53,15 @@ class Admission:
                 self._empty.set()
 
     @contextmanager
-    def working(self, task: "asyncio.Future[Any]") -> Iterator[None]:
-        """Know of what works on a request, so that `cut` can cancel it."""
-        self._working.add(task)
-        if self._is_cut:
-            task.cancel()
+    def cuttable(self, cut: Callable[[], object]) -> Iterator[None]:
+        """Know how to end what is waited for inside, should all be cut off."""
+        self._cuts.add(cut)
+        if self.is_cut:
+            cut()
         try:
             yield
         finally:
-            self._working.discard(task)
+            self._cuts.discard(cut)
 
     async def drain(self, clock: Clock, limit_s: float) -> None:
         """Let nobody in any more, and wait until all are out; past the limit they are cut off."""
@@ -76,9 +76,9 @@ class Admission:
 
     def cut(self) -> None:
         """End whatever is under way now; whoever asked is told why."""
-        self.is_draining = self._is_cut = True
-        for task in self._working:
-            task.cancel()
+        self.is_draining = self.is_cut = True
+        for cut in self._cuts:
+            cut()
 
 
 def shutting_down() -> Refused:

@@ -10,6 +10,7 @@ import re
 from collections.abc import AsyncGenerator, Awaitable, Callable, MutableMapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Protocol
 from urllib.parse import parse_qsl
 
@@ -215,7 +216,8 @@ class Gate:
         """All of it.
 
         Raises:
-            Refused: it is too large, comes too slowly, or is not what can be read.
+            Refused: it is too large, comes too slowly, or is not what can be read; or the server
+                ends.
             Gone: whoever sends it has hung up.
         """
         if method in BODILESS:
@@ -234,9 +236,12 @@ class Gate:
         if length.isdigit() and int(length) > limit:
             raise _too_large(self._config.body_mb)
         try:
-            async with asyncio.timeout(self._config.read_s):
-                return await _read(receive, limit, self._config.body_mb)
+            async with asyncio.timeout(self._config.read_s) as waiting:
+                with self.admission.cuttable(partial(waiting.reschedule, 0)):
+                    return await _read(receive, limit, self._config.body_mb)
         except TimeoutError:
+            if self.admission.is_cut:
+                raise shutting_down() from None
             raise Refused(
                 f"The body did not come within {self._config.read_s:g} s",
                 status=408,
@@ -299,7 +304,7 @@ class Gate:
         """
         gone = asyncio.ensure_future(_hung_up(receive))
         try:
-            with self.admission.working(working):
+            with self.admission.cuttable(working.cancel):
                 await asyncio.wait({working, gone}, return_when=asyncio.FIRST_COMPLETED)
             if not working.done():
                 raise Gone

@@ -100,12 +100,12 @@ async def test_a_drain_of_nobody_ends_at_once() -> None:
 
 
 async def test_work_that_comes_after_the_cut_is_cancelled_too() -> None:
-    """A request that was reading its body when all was cut off does not begin to cost."""
+    """A request that was let in before all was cut off does not begin to cost after it."""
     admission = Admission(1)
     admission.cut()
     work = asyncio.ensure_future(asyncio.Event().wait())
 
-    with admission.working(work):
+    with admission.cuttable(work.cancel):
         await asyncio.wait({work})
 
     assert work.cancelled()

@@ -46,7 +46,7 @@ def nobody(keys: KeyFile) -> dict[str, dict[str, str]]:
         "another scheme": {"authorization": f"Basic {given.key}"},
         "empty": {"authorization": "", "x-api-key": ""},
         "no value": {"authorization": "Bearer"},
-        "in the query": {"cookie": f"key={given.key}"},
+        "in a cookie": {"cookie": f"key={given.key}"},
     }
 
 
@@ -89,10 +89,7 @@ async def test_an_odd_authorization_is_none(serving: Serving, keys: KeyFile) -> 
     odd = [b"Bearer k\xc3\xa9y", b"Bearer \xff\xfe", b"", b"Bearer ", b"Bearer " + b"x" * 14_000]
     async with serving() as gateway:
         for presented in odd:
-            said = await gateway.raw(
-                b"GET /v1/models HTTP/1.1\r\nhost: localhost\r\nauthorization: %s\r\n\r\n"
-                % presented
-            )
+            said = await gateway.raw(ask % presented)
             assert said.startswith(b"HTTP/1.1 401 "), presented
 
 
@@ -362,11 +359,19 @@ async def test_what_is_too_much_is_refused_before_it_costs(gateway: Any) -> None
 POISON = "http://evil.invalid/poison"
 MORE_OF_LITELLM = re.findall(
     r"\w+",
-    """api_base api_key aws_access_key_id base_url cache custom_llm_provider extra_body extra_headers
-    extra_query fallbacks input_cost_per_token litellm_params mock_response organization
-    output_cost_per_token proxy ssl_verify vertex_project""",
+    """api_base api_key aws_access_key_id base_url cache custom_llm_provider extra_body
+    extra_headers extra_query fallbacks input_cost_per_token litellm_params mock_response
+    organization output_cost_per_token proxy ssl_verify vertex_project""",
 )
-WORDS = {"model", "reasoning_effort", "safety_identifier", "service_tier", "stop", "user"}
+WORDS = {
+    "model",
+    "reasoning_effort",
+    "safety_identifier",
+    "service_tier",
+    "stop",
+    "tool_choice",
+    "user",
+}
 
 
 async def test_no_parameter_of_litellm_reaches_a_call(gateway: Any) -> None:

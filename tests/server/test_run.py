@@ -1,0 +1,248 @@
+"""`orchestrator serve`: where it listens, whom it refuses to let in, and how it ends."""
+
+import asyncio
+import os
+import signal
+import socket
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import httpx
+import pytest
+from click.testing import CliRunner, Result
+
+from adapters import LLMProvider
+from orchestrator.cli import main
+from orchestrator.server import run
+from orchestrator.server.keys import KeyFile
+from orchestrator.simulator import Simulator
+
+Call = Callable[..., Result]
+CONFIG = """\
+models:
+  one: {{provider: custom, model: m-1, api_base: "{base}", price: free}}
+  slow: {{provider: custom, model: m-2--700ms, api_base: "{base}", price: free}}
+"""
+
+
+@pytest.fixture
+def call() -> Call:
+    """Call the command as a shell would."""
+
+    def invoke(*words: str) -> Result:
+        return CliRunner().invoke(main, list(words), prog_name="orchestrator")
+
+    return invoke
+
+
+@pytest.fixture
+def config(tmp_path: Path) -> Path:
+    path = tmp_path / "config.yaml"
+    path.write_text(CONFIG.format(base="http://127.0.0.1:9/v1"))
+    return path
+
+
+@pytest.fixture
+def for_simulator(config: Path, simulator: Simulator) -> Path:
+    config.write_text(CONFIG.format(base=simulator.base_url(LLMProvider.CUSTOM)))
+    return config
+
+
+async def until(happens: Callable[[], bool]) -> None:
+    async with asyncio.timeout(120):
+        while not happens():  # noqa: ASYNC110 - it happens in another process
+            await asyncio.sleep(0.01)
+
+
+class Served:
+    """The command in a process of its own."""
+
+    def __init__(self, process: asyncio.subprocess.Process, said: str) -> None:
+        self.process = process
+        self.said = said
+        self.client = httpx.AsyncClient(base_url=said.split()[1], timeout=60)
+
+    async def chat(self, model: str) -> httpx.Response:
+        body = {"model": model, "messages": [{"role": "user", "content": "Hi"}]}
+        return await self.client.post("/chat/completions", json=body)
+
+    async def page(self, path: str) -> httpx.Response:
+        return await self.client.get(self.said.split()[1].replace("/v1", path))
+
+    @property
+    def address(self) -> tuple[str, int]:
+        return "127.0.0.1", int(self.said.split()[1].split(":")[2].removesuffix("/v1"))
+
+    async def until_in_flight(self, count: int) -> None:
+        """Wait until so many are, that asks itself included."""
+        while f"in_flight {count}.0" not in (await self.page("/metrics")).text:  # noqa: ASYNC110
+            await asyncio.sleep(0.01)
+
+    async def ended(self) -> tuple[int, str]:
+        """Its exit code, and what it has said since it listened."""
+        await self.client.aclose()
+        assert self.process.stderr is not None
+        said = (await self.process.stderr.read()).decode()
+        return await self.process.wait(), said
+
+
+async def served(config: Path, *words: str) -> Served:
+    command = (sys.executable, "-m", "orchestrator", "serve", "-c", str(config), "--port", "0")
+    process = await asyncio.create_subprocess_exec(
+        *command, *words, stderr=asyncio.subprocess.PIPE, env=dict(os.environ)
+    )
+    assert process.stderr is not None
+    line = (await process.stderr.readline()).decode()
+    assert line.startswith("Serving "), line
+    return Served(process, line)
+
+
+async def test_it_answers_and_drains(for_simulator: Path, simulator: Simulator) -> None:
+    """After SIGTERM what is under way is finished, and the process ends well."""
+    gateway = await served(for_simulator)
+    asking = asyncio.create_task(gateway.chat("slow"))
+    await until(lambda: simulator.in_flight == 1)
+    gateway.process.send_signal(signal.SIGTERM)
+    answered = await asking
+    code, said = await gateway.ended()
+
+    assert f"configuration {for_simulator}" in gateway.said
+    assert "no key is asked for" in gateway.said
+    assert (answered.status_code, code) == (200, 0)
+    (access,) = [line for line in said.splitlines() if "orchestrator.access" in line]
+    assert f"{answered.headers['x-request-id']} key=- POST /v1/chat/completions 200 " in access
+    assert "Traceback" not in said
+
+
+async def test_the_first_signal_lets_go_on_and_the_second_ends_at_once(config: Path) -> None:
+    """Two bodies are on their way: the one that comes is answered, the other is not waited for."""
+    gateway = await served(config)
+    head = b"POST /v1/chat/completions HTTP/1.1\r\nhost: localhost\r\n"
+    head += b"content-type: application/json\r\ncontent-length: 3\r\n\r\n{"
+    first, second = [await asyncio.open_connection(*gateway.address) for _ in range(2)]
+    for _, writer in (first, second):
+        writer.write(head)
+    await gateway.until_in_flight(3)
+    gateway.process.send_signal(signal.SIGINT)
+    while (await gateway.page("/ready")).status_code == 200:  # noqa: ASYNC110 - another process
+        await asyncio.sleep(0.01)
+    first[1].write(b"} ")
+    finished = await first[0].readuntil(b"\r\n")
+    began_s = time.monotonic()
+    gateway.process.send_signal(signal.SIGINT)
+    said = await second[0].read()
+    for _, writer in (first, second):
+        writer.close()
+    code, log = await gateway.ended()
+
+    assert finished == b"HTTP/1.1 400 Bad Request\r\n"
+    assert said.startswith(b"HTTP/1.1 503 ")
+    assert b"retry-after: 1\r\n" in said
+    assert b'"code":"shutting_down"' in said
+    assert code == 0
+    assert time.monotonic() - began_s < 10
+    assert "Traceback" not in log
+
+
+def test_it_is_open_to_others_only_with_a_key(call: Call, config: Path, tmp_path: Path) -> None:
+    """Without any it does not even listen, and says how to make one; a revoked one is none."""
+    keys = tmp_path / "keys.json"
+    words = ("serve", "-c", str(config), "--host", "0.0.0.0", "--port", "0", "--keys", str(keys))
+    none = call(*words)
+    file = KeyFile(keys)
+    file.revoke(file.create("alice").record.id)
+    revoked = call(*words)
+    file.create("bob")
+
+    for refused in (none, revoked):
+        assert refused.exit_code == 2
+        assert "`orchestrator keys create NAME`" in " ".join(refused.stderr.split())
+    planned = run.plan(config, host="0.0.0.0", keys=keys)
+    assert (planned.is_loopback, planned.hosts) == (False, frozenset())
+
+
+def test_on_this_machine_no_key_is_needed(config: Path, orchestrator_home: Path) -> None:
+    """The names it is asked under are those of this machine, however the address is written."""
+    for host, address in (("localhost", None), ("127.0.0.1", "127.0.0.1"), ("127.0.0.2", None)):
+        planned = run.plan(config, host=host)
+        assert planned.is_loopback
+        assert {"127.0.0.1", "localhost", "[::1]", planned.host} <= planned.hosts | {"::1"}
+        assert address in (None, planned.host)
+        assert planned.keys == orchestrator_home / "keys.json"
+
+
+def test_what_cannot_be_served_is_refused(
+    call: Call, config: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each with exit code 2 and one sentence."""
+
+    def unknown(*_: object, **__: object) -> None:
+        raise socket.gaierror(-2, "Name or service not known")
+
+    monkeypatch.setattr(socket, "getaddrinfo", unknown)
+    for words, said in (
+        (("--host", "no.such.name"), "'no.such.name' is no address of this machine"),
+        (("--port", "70000"), "0<=x<=65535"),
+        (("--workers", "0"), "1<=x<=64"),
+    ):
+        refused = call("serve", "-c", str(config), *words)
+        assert refused.exit_code == 2
+        assert said in " ".join(refused.stderr.split())
+
+
+def test_a_port_that_is_taken_is_said_to_be(call: Call, config: Path) -> None:
+    """The message names the port and the way out."""
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        port = other.getsockname()[1]
+        refused = call("serve", "-c", str(config), "--port", str(port))
+
+    assert refused.exit_code == 2
+    assert f"port {port} of 127.0.0.1 cannot be listened on" in " ".join(refused.stderr.split())
+    assert "another --port" in " ".join(refused.stderr.split())
+
+
+def test_keys_that_cannot_be_read_are_no_reason_to_serve_without(
+    call: Call, config: Path, tmp_path: Path
+) -> None:
+    """A broken file, or one that others can read, is one error with exit code 2."""
+    keys = tmp_path / "keys.json"
+    KeyFile(keys).create("alice")
+    keys.chmod(0o644)
+    refused = call("serve", "-c", str(config), "--keys", str(keys))
+
+    assert refused.exit_code == 2
+    assert "make it mode 600" in " ".join(refused.stderr.split())
+
+
+@pytest.mark.parametrize(
+    ("more", "said"),
+    [
+        ('ledger: {url: "sqlite://"}\n', "ledger.url is in memory"),
+        ("", None),
+        ('ledger: {url: "postgresql://localhost/ledger"}\n', None),
+    ],
+)
+def test_workers_share_what_they_count(config: Path, more: str, said: str | None) -> None:
+    """A ledger in memory is refused where each process would have one of its own."""
+    config.write_text(config.read_text() + more)
+
+    assert run.plan(config, host="127.0.0.1").workers == 1
+    if said is None:
+        assert run.plan(config, host="127.0.0.1", workers=2).workers == 2
+    else:
+        with pytest.raises(run.CannotServe, match=said):
+            run.plan(config, host="127.0.0.1", workers=2)
+
+
+def test_rates_that_each_worker_would_use_up_are_refused(config: Path) -> None:
+    """A provider's limit per minute cannot be kept by processes that do not know of each other."""
+    limited = config.read_text().replace(
+        "price: free}\n  slow", "price: free, rates: {requests_per_minute: 5}}\n  slow"
+    )
+    config.write_text(limited)
+
+    assert run.plan(config, host="127.0.0.1").workers == 1
+    with pytest.raises(run.CannotServe, match=r"models\.one\.rates"):
+        run.plan(config, host="127.0.0.1", workers=2)
