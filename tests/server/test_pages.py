@@ -1,0 +1,179 @@
+"""What the gateway says of itself: that it lives, what it offers, what it counts."""
+
+import json
+import subprocess
+import sys
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+import schemathesis
+from hypothesis import HealthCheck, Phase, given, settings
+from jsonschema import Draft202012Validator
+from schemathesis.checks import not_a_server_error
+from schemathesis.generation import GenerationMode
+from schemathesis.specs.openapi.checks import (
+    content_type_conformance,
+    negative_data_rejection,
+    response_schema_conformance,
+    status_code_conformance,
+)
+from starlette.testclient import TestClient
+
+from adapters import MockAdapter, ModelConfig
+from orchestrator import EnhancedOrchestrator, OrchestratorConfig
+from orchestrator.config import PanelConfig
+from orchestrator.endpoints import ROUTES
+from orchestrator.server.app import create_app
+from orchestrator.server.describing import BODIES, PAGES, openapi
+from orchestrator.server.page import page
+
+WITHOUT_LITELLM = """
+import asyncio, sys
+from pathlib import Path
+import httpx
+from adapters import ModelConfig
+from orchestrator import EnhancedOrchestrator, OrchestratorConfig
+from orchestrator.server import run, workers
+from orchestrator.server.app import create_app
+
+async def main():
+    models = {"one": ModelConfig(provider="openai", model="gpt-5-mini", api_key="k")}
+    gate = create_app(EnhancedOrchestrator(OrchestratorConfig(models=models)))
+    transport = httpx.ASGITransport(gate)
+    async with httpx.AsyncClient(transport=transport, base_url="http://localhost") as client:
+        for path in ("/health", "/ready", "/metrics", "/docs", "/openapi.json", "/v1/models"):
+            assert (await client.get(path)).status_code == 200, path
+
+asyncio.run(main())
+print("litellm" in sys.modules)
+"""
+
+
+async def test_pages_answer_in_their_kind(gateway: Any) -> None:
+    """Each is there, and says of itself what it is."""
+    for path, (_, media_type) in PAGES.items():
+        reply = await gateway.client.get(path)
+        assert reply.status_code == 200
+        assert reply.headers["content-type"] == media_type
+        assert "x-request-id" in reply.headers
+    unknown = await gateway.client.get("/nothing")
+    wrong = await gateway.client.delete("/docs")
+
+    assert (unknown.status_code, unknown.json()["error"]["code"]) == (404, "not_found")
+    assert (wrong.status_code, wrong.json()["error"]["code"]) == (405, "method_not_allowed")
+    assert wrong.headers["allow"] == "GET"
+
+
+def test_neither_health_nor_a_start_loads_litellm() -> None:
+    """A gateway is there before the seconds that litellm takes, and lives without it."""
+    done = subprocess.run(
+        [sys.executable, "-c", WITHOUT_LITELLM], capture_output=True, text=True, check=True
+    )
+
+    assert done.stdout.strip() == "False"
+
+
+def test_every_route_is_described_with_what_it_wants() -> None:
+    """What is served is what is written down, and the schemas are schemas."""
+    told = openapi()
+    described = {
+        (method.upper(), path)
+        for path, methods in told["paths"].items()
+        for method in methods
+        if path not in PAGES
+    }
+
+    assert described == {(m, f"{p}{{id}}" if p.endswith("/") else p) for m, p in ROUTES}
+    chat = told["paths"]["/v1/chat/completions"]["post"]["requestBody"]["content"]
+    assert chat["application/json"]["schema"] == {"$ref": "#/components/schemas/ChatBody"}
+    assert {"ChatBody", "RunBody", "Orchestration", "Error"} <= set(told["components"]["schemas"])
+    for schema in told["components"]["schemas"].values():
+        Draft202012Validator.check_schema(schema)
+    assert json.loads(json.dumps(told)) == told
+
+
+def test_the_page_needs_nothing_from_elsewhere() -> None:
+    """No script, no address, and every route and schema is on it."""
+    shown = page(openapi())
+
+    assert "<script" not in shown
+    assert "http://" not in shown
+    assert "https://" not in shown
+    assert "src=" not in shown
+    for path in openapi()["paths"]:
+        assert f" {path}</code>" in shown
+    for name in openapi()["components"]["schemas"]:
+        assert f'id="{name}"' in shown
+
+
+async def test_metrics_count_what_has_ended(gateway: Any) -> None:
+    """By method, path and status; a path that somebody made up is `other`."""
+    await gateway.chat()
+    await gateway.client.get("/v1/models/one")
+    await gateway.client.get("/made/up")
+    text = (await gateway.client.get("/metrics")).text
+
+    for line in (
+        'orchestrator_requests_total{method="POST",path="/v1/chat/completions",status="200"} 1.0',
+        'orchestrator_requests_total{method="GET",path="/v1/models/{id}",status="200"} 1.0',
+        'orchestrator_requests_total{method="GET",path="other",status="404"} 1.0',
+        "orchestrator_requests_in_flight 1.0",  # that which asks
+    ):
+        assert line in text.splitlines()
+
+
+@pytest.fixture(scope="module")
+def asked() -> Iterator[tuple[Any, TestClient]]:
+    """The description, and a client of the gateway it describes."""
+    models = {"one": ModelConfig(provider="openai", model="one", price="free")}
+    config = OrchestratorConfig(models=models, panels={"all": PanelConfig(members=("one",))})
+    engine = EnhancedOrchestrator(config, adapters={"one": MockAdapter(["Hello there."])})
+    gate: Any = create_app(engine)
+    with TestClient(gate, base_url="http://localhost") as client:
+        yield schemathesis.openapi.from_dict(openapi()), client
+
+
+CHECKED = [
+    not_a_server_error,
+    status_code_conformance,
+    content_type_conformance,
+    response_schema_conformance,
+    negative_data_rejection,
+]
+
+
+@pytest.mark.parametrize(
+    ("operation", "mode"),
+    [
+        *((f"{method} {path}", GenerationMode.POSITIVE) for method, path in ROUTES),
+        *((f"{m} {path}", GenerationMode.NEGATIVE) for m, path in ROUTES if path in BODIES),
+    ],
+)
+def test_what_is_described_is_true(
+    asked: tuple[Any, TestClient], operation: str, mode: GenerationMode, thorough: bool
+) -> None:
+    """Requests made from the description, and ones that break it, get a status it names."""
+    schema, client = asked
+    method, _, path = operation.partition(" ")
+    described = schema[f"{path}{{id}}" if path.endswith("/") else path][method]
+
+    @settings(
+        max_examples=500 if thorough else 20,
+        phases=(Phase.generate,),
+        suppress_health_check=list(HealthCheck),
+    )
+    @given(case=described.as_strategy(mode))
+    def check(case: Any) -> None:
+        told = case.as_transport_kwargs(base_url="http://localhost")
+        body = told.get("data")
+        reply = client.request(
+            told["method"],
+            told["url"],
+            headers=told.get("headers"),
+            params=told.get("params"),
+            **({"json": told["json"]} if "json" in told else {"content": body}),
+        )
+        case.validate_response(reply, checks=CHECKED)
+
+    check()
