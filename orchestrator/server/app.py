@@ -5,11 +5,10 @@ from contextlib import asynccontextmanager
 
 from fastapi import FastAPI, Request, Response
 from fastapi.responses import HTMLResponse, JSONResponse
-from starlette.exceptions import HTTPException
 
 from orchestrator.clock import Clock, SystemClock
 from orchestrator.endpoints import Endpoints
-from orchestrator.endpoints.calls import Reply, fault, refusal
+from orchestrator.endpoints.calls import fault, refusal
 from orchestrator.enhanced import EnhancedOrchestrator
 from orchestrator.server.admission import Admission, shutting_down
 from orchestrator.server.describing import openapi
@@ -21,7 +20,6 @@ from orchestrator.server.page import POLICY, page
 from orchestrator.wire.errors import Refused
 
 LOOPBACK = ("127.0.0.1", "localhost", "[::1]")
-_WRONG = {404: "not_found", 405: "method_not_allowed"}
 
 
 def create_app(
@@ -80,7 +78,7 @@ def _pages(engine: EnhancedOrchestrator, metrics: Metrics, admission: Admission)
     @app.get("/ready")
     async def ready() -> Response:
         if admission.is_draining:
-            return _response(refusal(fault(shutting_down())))
+            return _refused(shutting_down())
         return JSONResponse({"status": "ok"})
 
     @app.get("/metrics")
@@ -95,21 +93,25 @@ def _pages(engine: EnhancedOrchestrator, metrics: Metrics, admission: Admission)
     async def docs() -> Response:
         return HTMLResponse(page(openapi()), headers={"content-security-policy": POLICY})
 
-    @app.exception_handler(HTTPException)
-    async def wrong(request: Request, error: HTTPException) -> Response:
-        code = _WRONG.get(error.status_code, "bad_request")
-        said = f"{request.method} is not allowed here" if error.status_code == 405 else ""
+    @app.exception_handler(404)
+    async def unknown(request: Request, _: Exception) -> Response:
+        path = request.scope["path"]
+        return _refused(Refused(f"There is nothing at {path}", status=404, code="not_found"))
+
+    @app.exception_handler(405)
+    async def wrong(request: Request, _: Exception) -> Response:
         refused = Refused(
-            said or f"There is nothing at {request.scope['path']}",
-            status=error.status_code,
-            code=code,
-            headers=error.headers,
+            f"{request.method} is not allowed here",
+            status=405,
+            code="method_not_allowed",
+            headers={"allow": "GET"},
         )
-        return _response(refusal(fault(refused)))
+        return _refused(refused)
 
     return app
 
 
-def _response(reply: Reply) -> Response:
+def _refused(why: Refused) -> Response:
+    reply = refusal(fault(why))
     assert isinstance(reply.body, bytes)
     return Response(reply.body, status_code=reply.status, headers=dict(reply.headers))

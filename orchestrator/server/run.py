@@ -4,6 +4,8 @@ import asyncio
 import atexit
 import gc
 import ipaddress
+import logging
+import os
 import signal
 import socket
 from collections.abc import Callable, Iterator, Sequence
@@ -14,6 +16,7 @@ from types import FrameType
 
 import uvicorn
 
+from adapters import is_loading
 from orchestrator.clock import Clock, SystemClock
 from orchestrator.config import (
     OrchestratorConfig,
@@ -170,6 +173,13 @@ class Server(uvicorn.Server):
         self._signals = signals
         self._clock = clock
         self._draining: asyncio.Task[None] | None = None
+
+    async def serve(self, sockets: list[socket.socket] | None = None) -> None:
+        """Take requests until the end, and wait for no import of litellm that still goes on."""
+        await super().serve(sockets)
+        if is_loading():
+            logging.shutdown()
+            os._exit(0)  # everything is in order, and Python would first wait for that thread
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         """Take requests, and say so."""

@@ -71,8 +71,8 @@ def test_an_unknown_option_is_refused_with_the_one_that_was_meant(call: Call) ->
 
 def test_commands_that_do_not_exist_yet_are_not_listed(call: Call) -> None:
     """A command that only apologises is worse than none."""
-    assert "serve" not in call("--help").stdout
-    assert call("serve").exit_code == 2
+    assert "batch" not in call("--help").stdout
+    assert call("batch").exit_code == 2
 
 
 @pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])

@@ -146,6 +146,35 @@ async def test_the_first_signal_lets_go_on_and_the_second_ends_at_once(config: P
     assert "Traceback" not in log
 
 
+@pytest.fixture
+def slow_litellm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What passes for litellm takes a minute to import."""
+    package = tmp_path / "first" / "litellm"
+    package.mkdir(parents=True)
+    (package / "__init__.py").write_text("import time\ntime.sleep(60)\n")
+    path = os.pathsep.join((str(package.parent), *sys.path))
+    monkeypatch.setenv("PYTHONPATH", path)
+
+
+@pytest.mark.usefixtures("slow_litellm")
+async def test_the_end_does_not_wait_for_an_import(config: Path) -> None:
+    """A request that has only begun to load what it needs is ended like any other."""
+    gateway = await served(config)
+    asking = asyncio.create_task(gateway.chat("one"))
+    await gateway.until_in_flight(2)
+    began_s = time.monotonic()
+    gateway.process.send_signal(signal.SIGTERM)
+    while (await gateway.page("/ready")).status_code == 200:  # noqa: ASYNC110 - another process
+        await asyncio.sleep(0.01)
+    gateway.process.send_signal(signal.SIGTERM)
+    answered = await asking
+    code, said = await gateway.ended()
+
+    assert (answered.status_code, code) == (503, 0)
+    assert time.monotonic() - began_s < 30
+    assert " 503 " in said
+
+
 def test_it_is_open_to_others_only_with_a_key(call: Call, config: Path, tmp_path: Path) -> None:
     """Without any it does not even listen, and says how to make one; a revoked one is none."""
     keys = tmp_path / "keys.json"
