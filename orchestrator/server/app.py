@@ -37,7 +37,8 @@ def create_app(
         engine: Who runs what is asked.
         keys: Whose keys are let in; None: everybody, which is for the loopback only.
         is_open: Whether everybody is let in as long as no key was ever made, for the same.
-        hosts: The names it is asked under, beside `server.hosts`; none: any.
+        hosts: The names it is asked under, beside `server.hosts`; none: any, unless those are
+            given.
         watch: Are told of every request that has ended, beside the metrics.
         clock: Where the time comes from.
     """
@@ -46,12 +47,14 @@ def create_app(
     admission = Admission(config.requests)
     metrics.in_flight.set_function(lambda: admission.in_flight)
     named = frozenset(name.lower() for name in config.hosts)
+    if named and not hosts:
+        hosts = frozenset(LOOPBACK)
     return Gate(
         _pages(engine, metrics, admission),
         Endpoints(Bounded(engine), heartbeat_s=config.heartbeat_s, clock=time),
         config,
         admission=admission,
-        hosts=hosts | named if hosts else hosts,
+        hosts=hosts | named,
         keys=keys,
         is_open=is_open,
         watch=(metrics, *watch),

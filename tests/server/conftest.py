@@ -16,7 +16,7 @@ from adapters.mock import Reply
 from orchestrator import EnhancedOrchestrator, OrchestratorConfig
 from orchestrator.clock import SystemClock
 from orchestrator.config import LedgerConfig, PanelConfig, ServerConfig
-from orchestrator.server.app import create_app
+from orchestrator.server.app import LOOPBACK, create_app
 from orchestrator.server.gate import Exchange, Gate
 from orchestrator.server.keys import KeyFile
 from orchestrator.server.protocol import protocol
@@ -101,6 +101,7 @@ def serving(keys: KeyFile) -> Serving:
         mocks: Mapping[str, BaseAdapter] | None = None,
         config: OrchestratorConfig | None = None,
         drain_s: float = 5.0,
+        own_hosts: frozenset[str] = frozenset(LOOPBACK),
         **settings: Any,
     ) -> AsyncIterator[Gateway]:
         adapters = mocks or ({} if config else {"one": MockAdapter(["Hello there."])})
@@ -115,7 +116,7 @@ def serving(keys: KeyFile) -> Serving:
         config = config.model_copy(update={"server": limits})
         engine = EnhancedOrchestrator(config, adapters=adapters, keeps_receipts=True)
         told: list[Exchange] = []
-        gate = create_app(engine, keys=keys, is_open=True, watch=(_Watch(told),))
+        gate = create_app(engine, keys=keys, is_open=True, hosts=own_hosts, watch=(_Watch(told),))
         settled = uvicorn.Config(
             gate,
             port=0,

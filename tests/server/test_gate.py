@@ -150,6 +150,18 @@ async def test_it_is_asked_under_its_own_names_only(serving: Serving) -> None:
             assert said.startswith(b"HTTP/1.1 %d " % status), host
 
 
+async def test_on_every_address_it_is_asked_under_any_name_until_some_are_given(
+    serving: Serving,
+) -> None:
+    """What it is called from outside is not known; where the operator says it, that holds."""
+    ask = b"GET /v1/models HTTP/1.1\r\nhost: %s\r\n\r\n"
+    async with serving(own_hosts=frozenset()) as gateway:
+        assert (await gateway.raw(ask % b"any.example")).startswith(b"HTTP/1.1 200 ")
+    async with serving(own_hosts=frozenset(), hosts=("ours.example",)) as gateway:
+        assert (await gateway.raw(ask % b"ours.example")).startswith(b"HTTP/1.1 200 ")
+        assert (await gateway.raw(ask % b"any.example")).startswith(b"HTTP/1.1 421 ")
+
+
 SPELLINGS = [
     "//health",
     "/health/",
@@ -248,8 +260,16 @@ async def test_a_slow_body_is_not_waited_for(serving: Serving) -> None:
     assert not gateway.mocks["one"].requests
 
 
-async def test_a_slow_head_is_not_waited_for(serving: Serving) -> None:
-    """A connection that never asks anything is closed, and one that did and begins again."""
+@pytest.mark.parametrize("is_fast", [True, False])
+async def test_a_slow_head_is_not_waited_for(
+    serving: Serving, monkeypatch: pytest.MonkeyPatch, is_fast: bool
+) -> None:
+    """A connection that never asks anything is closed, and one that did and begins again.
+
+    By httptools, and by h11 where that is not installed.
+    """
+    if not is_fast:
+        monkeypatch.setattr("importlib.util.find_spec", lambda _: None)
     whole = b"GET /health HTTP/1.1\r\nhost: localhost\r\n\r\n"
     async with serving(read_s=0.1) as gateway:
         for first, head in ((b"", b""), (b"", whole[:20]), (whole, whole[:20])):
