@@ -147,21 +147,26 @@ async def test_the_first_signal_lets_go_on_and_the_second_ends_at_once(config: P
 
 
 @pytest.fixture
-def slow_litellm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What passes for litellm takes a minute to import."""
+def slow_litellm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """What passes for litellm takes a minute to import; the file is there once that has begun."""
+    begun = tmp_path / "begun"
     package = tmp_path / "first" / "litellm"
     package.mkdir(parents=True)
-    (package / "__init__.py").write_text("import time\ntime.sleep(60)\n")
+    (package / "__init__.py").write_text(f"""
+import pathlib, time
+pathlib.Path({str(begun)!r}).touch()
+time.sleep(60)
+""")
     path = os.pathsep.join((str(package.parent), *sys.path))
     monkeypatch.setenv("PYTHONPATH", path)
+    return begun
 
 
-@pytest.mark.usefixtures("slow_litellm")
-async def test_the_end_does_not_wait_for_an_import(config: Path) -> None:
+async def test_the_end_does_not_wait_for_an_import(config: Path, slow_litellm: Path) -> None:
     """A request that has only begun to load what it needs is ended like any other."""
     gateway = await served(config)
     asking = asyncio.create_task(gateway.chat("one"))
-    await gateway.until_in_flight(2)
+    await until(slow_litellm.exists)
     began_s = time.monotonic()
     gateway.process.send_signal(signal.SIGTERM)
     while (await gateway.page("/ready")).status_code == 200:  # noqa: ASYNC110 - another process
