@@ -13,7 +13,7 @@ from orchestrator.wire import chat, orchestration
 from orchestrator.wire.chat import ChatBody, Json, created
 from orchestrator.wire.errors import Refused
 from orchestrator.wire.orchestration import Orchestration
-from orchestrator.wire.reading import Body
+from orchestrator.wire.reading import Body, read_part
 from orchestrator.wire.response_input import Ignored, choice_of, messages_of, tools_of
 
 Detail = Literal["auto", "concise", "detailed"]
@@ -181,7 +181,7 @@ def asked_of(body: ResponsesBody, *, tenant: str = "") -> Asked:
         **told,
     }
     given = {name: value for name, value in fields.items() if value is not None}
-    asked = chat.asked_of(ChatBody.model_validate(given), tenant=tenant)
+    asked = chat.asked_of(read_part(ChatBody, given, within=""), tenant=tenant)
     return Asked(
         model=body.model,
         request=asked.requests[0],
