@@ -17,6 +17,7 @@ OrchestratorError
     ReservationClosed              a reservation is settled or released a second time
   CacheError                       the cache cannot be looked into or emptied
   JournalError                     a journal cannot be written, or resumed from
+  KeysError                        the file of the gateway's keys cannot be used, or lacks a key
   Diverged                         asked to go on with an answer, a model began another one
 """
 
@@ -152,6 +153,10 @@ class ReservationClosed(LedgerError):
 
 class JournalError(OrchestratorError):
     """A run cannot be journaled, or cannot be resumed from its journal."""
+
+
+class KeysError(OrchestratorError):
+    """The file of the gateway's keys cannot be used, or has no such key."""
 
 
 class Diverged(OrchestratorError):
