@@ -13,6 +13,7 @@ import click
 from orchestrator.cli.text import did_you_mean
 
 # One row a command: `module_of` says where it is, its click command is `command` there.
+# One row a command: its module is `module_of` it, its click command is `command` there.
 # The line is repeated here so that `orchestrator --help` imports none of them.
 COMMANDS: Mapping[str, str] = {
     "demo": "Watch a panel of five providers answer, with no key and no network.",
@@ -24,12 +25,15 @@ COMMANDS: Mapping[str, str] = {
     "models": "List the configured models, routes and panels.",
     "patterns": "List the analysis patterns, or show one whole.",
     "cache": "Look into the cache of answers, or empty it.",
+    "keys": "Make, list and revoke the keys that the gateway lets in.",
     "check": "Check a configuration file.",
     "schema": "Print the JSON Schema of the configuration file.",
     "import": "Turn a litellm proxy's configuration, or an older one, into ours.",
     "serve": "Serve the configured models to programs that know OpenAI's API.",
     "simulate": "Serve five providers' APIs on this machine, faults included.",
 }
+
+_MODULES: Mapping[str, str] = {"keys": "gateway_keys"}  # others are called like their commands
 
 PACKAGE = "llm-orchestrator-gateway"  # the distribution, as pip knows it
 CONTEXT = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
@@ -55,6 +59,9 @@ Shell completion (bash; zsh and fish likewise):
 def module_of(name: str) -> str:
     """The module of a command; a word of Python's own has a `_` behind it there."""
     return f"orchestrator.cli.{name}{'_' if keyword.iskeyword(name) else ''}"
+def module_of(command: str) -> str:
+    """Where a command is written down."""
+    return f"orchestrator.cli.{_MODULES.get(command, command)}"
 
 
 class CommandTable(click.Group):

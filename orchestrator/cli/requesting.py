@@ -22,7 +22,7 @@ Decorated = TypeVar("Decorated", bound=Callable[..., Any])
 NOTE_AFTER_S = 2.0  # of a stdin that is open and silent
 
 
-def _usd(ctx: click.Context, param: click.Parameter, written: str | None) -> Decimal | None:
+def usd_value(ctx: click.Context, param: click.Parameter, written: str | None) -> Decimal | None:
     """An amount of dollars, with or without the sign before it."""
     if written is None:
         return None
@@ -39,7 +39,7 @@ max_cost_option = click.option(
     "--max-cost",
     "max_cost_usd",
     metavar="USD",
-    callback=_usd,
+    callback=usd_value,
     help="The most it may cost, in US dollars. No call is made that could exceed it.",
 )
 # What a run can be asked with, in the order in which help shows it.
