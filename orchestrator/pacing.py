@@ -33,8 +33,8 @@ class Slot:
     leave_with: Callable[["Slot", Ending, int | None], None]
     tokens: int
     epoch: int
-    request_moment: "_Moment | None"
-    tokens_moment: "_Moment | None"
+    request_moment: "Moment | None"
+    tokens_moment: "Moment | None"
     is_left: bool = False
 
     def leave(self, ending: Ending, tokens_used: int | None = None) -> None:
@@ -78,8 +78,8 @@ class Pace:
         self._successes = 0  # at the limit, since it was changed
         self._refusals = 0  # rounds of calls with a 429 among them, since the last success
         self._resumes_s = 0.0
-        self._requests = _Window.of(rates.requests_per_minute)
-        self._tokens = _Window.of(rates.tokens_per_minute)
+        self._requests = Window.of(rates.requests_per_minute)
+        self._tokens = Window.of(rates.tokens_per_minute)
         self._line: deque[_Waiter] = deque()
         self._tokens_in_line = 0
 
@@ -259,14 +259,14 @@ class _Waiter:
 
 
 @dataclass(slots=True, eq=False)
-class _Moment:
+class Moment:
     """What was used at about the same time; `at_ms` is its end, so that none counts too short."""
 
     at_ms: int
     used: int = 0
 
 
-class _Window:
+class Window:
     """What was used of a minute's allowance within the last minute, any minute.
 
     pyrate-limiter's sliding window says what fits and when. Its own log has an entry for every
@@ -280,11 +280,12 @@ class _Window:
         self.per_minute = per_minute
         self._rates = [Rate(per_minute, MINUTE_MS)]
         self._policy = SlidingWindowLog()
-        self._moments: deque[_Moment] = deque()
+        self._moments: deque[Moment] = deque()
         self._used = 0
 
     @classmethod
-    def of(cls, per_minute: int | None) -> "_Window | None":
+    def of(cls, per_minute: int | None) -> "Window | None":
+        """One for a limit; none for no limit."""
         return None if per_minute is None else cls(per_minute)
 
     def wait_s(self, amount: int, now_s: float) -> float:
@@ -298,15 +299,26 @@ class _Window:
         )
         return (minutes * (MINUTE_MS + 1) + (decision.retry_after_ms or 0)) / 1000
 
-    def use(self, amount: int, now_s: float) -> _Moment:
+    def left(self, now_s: float) -> int:
+        """How much of the minute's allowance is left."""
+        self._forget(now_s)
+        return max(0, self.per_minute - self._used)
+
+    def empties_s(self, now_s: float) -> float:
+        """How long until all of the allowance is there again, if nothing more is used."""
+        now_ms = self._forget(now_s)
+        return (self._moments[-1].at_ms + MINUTE_MS + 1 - now_ms) / 1000 if self._moments else 0.0
+
+    def use(self, amount: int, now_s: float) -> Moment:
+        """So much is used now, whether or not it fits."""
         at_ms = -(-int(now_s * 1000) // MOMENT_MS) * MOMENT_MS
         if not self._moments or self._moments[-1].at_ms != at_ms:
-            self._moments.append(_Moment(at_ms))
+            self._moments.append(Moment(at_ms))
         self._moments[-1].used += amount
         self._used += amount
         return self._moments[-1]
 
-    def correct(self, moment: _Moment, difference: int, now_s: float) -> None:
+    def correct(self, moment: Moment, difference: int, now_s: float) -> None:
         """It was more or less than that; after a minute that is of no interest any more."""
         if moment.at_ms >= self._forget(now_s) - MINUTE_MS:
             moment.used += difference
