@@ -113,6 +113,12 @@ class WindowConfig(CapsConfig):
     name: Annotated[str, Field(min_length=1, max_length=256)] | None = None
 
 
+class TenantWindow(CapsConfig):
+    """A limit of one tenant's own for a time, beside those of `budgets.windows`."""
+
+    every: Every
+
+
 ShrinkStep = Literal["members", "max_tokens", "synthesizer"]
 
 
@@ -245,6 +251,7 @@ class RequestConfig(_Strict):
     max_run_tokens: Count | None = None  # of all calls of the run together
     max_calls: Count | None = None
     tenant: Tenant = ""  # on whose behalf: budgets of scope key, and cached answers, are by tenant
+    tenant_windows: tuple[TenantWindow, ...] = ()  # never what a caller over the wire says
     tags: Annotated[tuple[Tag, ...], Field(max_length=16)] = ()  # for the records of usage
     cache: Literal["use", "refresh", "off"] = "use"  # refresh: ask anew, and keep that
     notes: tuple[str, ...] = ()  # what the caller wants to stand in the receipt beside the rest

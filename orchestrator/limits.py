@@ -5,7 +5,7 @@ from typing import Literal
 
 from adapters.prices import Capacity
 from orchestrator.amounts import Caps, Scope, nanousd
-from orchestrator.config import BudgetsConfig, OrchestratorConfig, RequestConfig
+from orchestrator.config import BudgetsConfig, OrchestratorConfig, RequestConfig, TenantWindow
 
 
 def run_caps(budgets: BudgetsConfig, request: RequestConfig) -> Caps:
@@ -31,11 +31,19 @@ def _lower(one: int | None, other: int | None) -> int | None:
 
 
 def shared_scopes(
-    budgets: BudgetsConfig, caps: Caps, run_id: str, tenant: str
+    budgets: BudgetsConfig,
+    caps: Caps,
+    run_id: str,
+    tenant: str,
+    tenant_windows: Iterable[TenantWindow] = (),
 ) -> tuple[Scope, ...]:
     """The budgets that every call of a run counts in: its own, its tenant's, everybody's."""
     run = () if caps.is_empty else (Scope(kind="run", name=run_id, caps=caps),)
-    return (*run, *_windows(budgets, "key", tenant), *_windows(budgets, "global", ""))
+    own = (
+        Scope(kind="key", name=tenant, every=window.every, caps=window.caps)
+        for window in tenant_windows
+    )
+    return (*run, *_windows(budgets, "key", tenant), *own, *_windows(budgets, "global", ""))
 
 
 def deployment_scopes(budgets: BudgetsConfig, deployment: str) -> tuple[Scope, ...]:

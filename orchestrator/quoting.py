@@ -698,7 +698,9 @@ def _longest_answer(
 def _is_limited(config: OrchestratorConfig, request: RequestConfig, deployment: str) -> bool:
     """Whether money or tokens of such a call are limited, and so the length of its answer."""
     budgets = config.budgets
-    shared = shared_scopes(budgets, run_caps(budgets, request), "", request.tenant)
+    shared = shared_scopes(
+        budgets, run_caps(budgets, request), "", request.tenant, request.tenant_windows
+    )
     return counts_tokens((*shared, *deployment_scopes(budgets, deployment)))
 
 

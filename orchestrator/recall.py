@@ -34,6 +34,7 @@ _NO_CONTENT = {
     "max_cost_usd",
     "max_run_tokens",
     "max_calls",
+    "tenant_windows",
 }
 
 

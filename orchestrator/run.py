@@ -78,7 +78,13 @@ class Run:
         self.seed = opening.seed
         self.caps = run_caps(config.budgets, self.request)
         self.time_s = run_time_s(config, self.request)
-        self.scopes = shared_scopes(config.budgets, self.caps, self.run_id, self.request.tenant)
+        self.scopes = shared_scopes(
+            config.budgets,
+            self.caps,
+            self.run_id,
+            self.request.tenant,
+            self.request.tenant_windows,
+        )
         self._scopes_of: dict[str, tuple[Scope, ...]] = {}
         self._excused_s = 0.0
         self._loading = 0

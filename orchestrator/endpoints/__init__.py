@@ -8,6 +8,8 @@ from collections.abc import Awaitable, Callable, Mapping
 
 from orchestrator.clock import Clock
 from orchestrator.endpoints import chat, messages, models, older, orchestrations, responses
+from orchestrator.endpoints import chat, models, orchestrations
+from orchestrator.endpoints.behalf import on_behalf
 from orchestrator.endpoints.calls import Call, Engine, Reply, Service, fault, refusal
 from orchestrator.wire.errors import Refused
 from orchestrator.wire.messages import as_anthropic
@@ -45,7 +47,7 @@ class Endpoints:
     async def answer(self, call: Call) -> Reply:
         """The reply to a request; every error is one."""
         try:
-            return await _route(call)(self._service, call)
+            return await _route(call)(on_behalf(self._service, call), call)
         except Exception as error:  # noqa: BLE001 - whatever it is, whoever asked is told
             return refused(call.path, error)
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from orchestrator.clock import Clock, SystemClock
-from orchestrator.config import OrchestratorConfig, RequestConfig
+from orchestrator.config import OrchestratorConfig, RequestConfig, TenantWindow
 from orchestrator.events import Event
 from orchestrator.responses import OrchestratorResponse, Receipt
 from orchestrator.wire.errors import Fault, Refused, fault_of
@@ -60,6 +60,8 @@ class Call:
         headers: By lower-case names.
         tenant: On whose behalf.
         may_ask: Whether this caller may ask for a model of that name.
+        tenant_windows: Budgets of the tenant's own that every run counts in.
+        count: Told how many tokens each of its runs has used; not of one that has failed.
     """
 
     method: str
@@ -69,6 +71,8 @@ class Call:
     headers: Mapping[str, str] = field(default_factory=dict)
     tenant: str = ""
     may_ask: Callable[[str], bool] = lambda _: True
+    tenant_windows: tuple[TenantWindow, ...] = ()
+    count: Callable[[int], None] | None = None
 
     def need_run(self, request: RequestConfig, name: str) -> None:
         """Raise `Refused` for a run that asks somebody for whom this caller may not ask.

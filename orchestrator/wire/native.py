@@ -13,11 +13,12 @@ from orchestrator.wire.reading import Body, Seed, TokenLimit, path, read_body
 from orchestrator.wire.shapes import check_choice, check_format, check_messages, check_tools
 from orchestrator.wire.writing import dump
 
-# What is asked is what a Python caller asks; on whose behalf, the key says.
+# What is asked is what a Python caller asks; on whose behalf and with which budget, the key says.
+_OF_THE_KEY = frozenset(("tenant", "tenant_windows"))
 _FIELDS: dict[str, Any] = {
     name: (field.annotation, field)
     for name, field in RequestConfig.model_fields.items()
-    if name != "tenant"
+    if name not in _OF_THE_KEY
 }
 _FIELDS |= {
     "max_tokens": (TokenLimit | None, None),
