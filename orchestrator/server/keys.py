@@ -26,6 +26,8 @@ from orchestrator.errors import KeysError
 if sys.platform != "win32":
     from fcntl import LOCK_EX, flock
 
+__all__ = ["KeyFile", "KeyRecord", "KeysError", "NewKey", "keys_file"]
+
 PREFIX = "orc"
 ID_BYTES, SECRET_BYTES = 6, 32
 LONGEST = 256  # bytes of what is taken for a key at all
