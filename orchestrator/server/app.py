@@ -13,6 +13,8 @@ from orchestrator.enhanced import EnhancedOrchestrator
 from orchestrator.server.admission import Admission, shutting_down
 from orchestrator.server.describing import openapi
 from orchestrator.server.gate import Gate, Watch
+from orchestrator.server.idempotency import Idempotency, replies_file
+from orchestrator.server.keyed import Keyed
 from orchestrator.server.keys import KeyFile
 from orchestrator.server.longest import Bounded
 from orchestrator.server.metrics import CONTENT_TYPE, Metrics
@@ -49,9 +51,11 @@ def create_app(
     named = frozenset(name.lower() for name in config.hosts)
     if named and not hosts:
         hosts = frozenset(LOOPBACK)
+    endpoints = Endpoints(Bounded(engine), heartbeat_s=config.heartbeat_s, clock=time)
+    once = Idempotency(endpoints.answer, replies_file(), clock=time)
     return Gate(
-        _pages(engine, metrics, admission),
-        Endpoints(Bounded(engine), heartbeat_s=config.heartbeat_s, clock=time),
+        _pages(engine, metrics, admission, once),
+        Keyed(once.answer, time),
         config,
         admission=admission,
         hosts=hosts | named,
@@ -62,7 +66,9 @@ def create_app(
     )
 
 
-def _pages(engine: EnhancedOrchestrator, metrics: Metrics, admission: Admission) -> FastAPI:
+def _pages(
+    engine: EnhancedOrchestrator, metrics: Metrics, admission: Admission, once: Idempotency
+) -> FastAPI:
     """What is not for callers of models: whether it is alive, what it counts, what it offers."""
 
     @asynccontextmanager
@@ -70,6 +76,7 @@ def _pages(engine: EnhancedOrchestrator, metrics: Metrics, admission: Admission)
         try:
             yield
         finally:
+            await once.aclose()
             await engine.aclose()
 
     app = FastAPI(lifespan=lifespan, openapi_url=None, redirect_slashes=False)

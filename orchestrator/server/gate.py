@@ -16,10 +16,11 @@ from urllib.parse import parse_qsl
 
 from orchestrator.clock import Clock, new_nonce
 from orchestrator.config import ServerConfig
-from orchestrator.endpoints import Endpoints, serves
-from orchestrator.endpoints.calls import Call, Reply, fault, refusal
+from orchestrator.endpoints import refused, serves
+from orchestrator.endpoints.calls import Call, Reply, fault
 from orchestrator.endpoints.streams import data
 from orchestrator.server.admission import Admission, shutting_down
+from orchestrator.server.keyed import Keyed
 from orchestrator.server.keys import KeyFile, KeyRecord, KeysError
 from orchestrator.wire.errors import Refused
 
@@ -84,7 +85,7 @@ class Gate:
 
     Args:
         inner: Serves what is not an endpoint of the engine: pages, metrics.
-        endpoints: The engine.
+        endpoints: The engine, within the limits of keys.
         config: How large and how long.
         admission: How many.
         hosts: Under which names the server may be asked; none: any.
@@ -97,7 +98,7 @@ class Gate:
     def __init__(
         self,
         inner: App,
-        endpoints: Endpoints,
+        endpoints: Keyed,
         config: ServerConfig,
         *,
         admission: Admission,
@@ -165,7 +166,7 @@ class Gate:
         except Exception as error:
             if exchange.has_begun:
                 raise
-            await self._send(refusal(fault(error)), receive, send)
+            await self._send(refused(exchange.path, error), receive, send)
 
     def _check(self, scope: Scope, headers: dict[str, str]) -> None:
         if sum(len(name) + len(value) for name, value in scope["headers"]) > (
@@ -271,7 +272,7 @@ class Gate:
             tenant=caller.tenant,
             may_ask=caller.may_ask,
         )
-        answering = asyncio.ensure_future(self._endpoints.answer(call))
+        answering = asyncio.ensure_future(self._endpoints.answer(call, caller.key))
         await self._while_there(answering, receive)
         await self._send(answering.result(), receive, send)
 
