@@ -350,6 +350,40 @@ async def test_a_file_that_cannot_be_used_starts_nothing(
     assert (await once.answer(call(key=None))).status == 200
 
 
+async def test_of_many_workers_at_once_one_runs_it(path: Path, answering: Answering) -> None:
+    """The file decides, not the memory of any of them."""
+    workers = [Idempotency(answering, path) for _ in range(6)]
+
+    replies = await asyncio.gather(
+        *(worker.answer(call(key=f"k-{number}")) for number in range(10) for worker in workers)
+    )
+    for worker in workers:
+        await worker.aclose()
+
+    assert answering.calls == 10
+    assert {reply.status for reply in replies} <= {200, 409}
+
+
+async def test_a_file_that_is_locked_starts_nothing_and_holds_nobody_up(
+    once: Idempotency, answering: Answering, path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The loop goes on meanwhile; when the lock is gone, so is the trouble."""
+    monkeypatch.setattr(module, "LOCK_WAIT_S", 0.05)
+    await once.answer(call(key="other"))
+    with closing(sqlite3.connect(path, isolation_level=None)) as backup:
+        backup.execute("BEGIN EXCLUSIVE")
+        waiting = asyncio.create_task(once.answer(call()))
+        turns = 0
+        while not waiting.done():
+            turns += 1
+            await asyncio.sleep(0)
+        backup.execute("ROLLBACK")
+
+    assert (code(await waiting), answering.calls) == ("idempotency_unavailable", 1)
+    assert turns > 10
+    assert (await once.answer(call())).status == 200
+
+
 async def test_an_error_nobody_foresaw_frees_the_key(path: Path) -> None:
     """The next try is not told that it is being answered."""
 
