@@ -2,7 +2,6 @@
 
 import importlib
 import importlib.metadata
-import keyword
 import os
 import sys
 from collections.abc import Mapping
@@ -13,7 +12,6 @@ import click
 from orchestrator.cli.text import did_you_mean
 
 # One row a command: `module_of` says where it is, its click command is `command` there.
-# One row a command: its module is `module_of` it, its click command is `command` there.
 # The line is repeated here so that `orchestrator --help` imports none of them.
 COMMANDS: Mapping[str, str] = {
     "demo": "Watch a panel of five providers answer, with no key and no network.",
@@ -33,7 +31,8 @@ COMMANDS: Mapping[str, str] = {
     "simulate": "Serve five providers' APIs on this machine, faults included.",
 }
 
-_MODULES: Mapping[str, str] = {"keys": "gateway_keys"}  # others are called like their commands
+# Others are called like their commands; `import` is a word of Python's own.
+_MODULES: Mapping[str, str] = {"import": "import_", "keys": "gateway_keys"}
 
 PACKAGE = "llm-orchestrator-gateway"  # the distribution, as pip knows it
 CONTEXT = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
@@ -56,9 +55,6 @@ Shell completion (bash; zsh and fish likewise):
 """
 
 
-def module_of(name: str) -> str:
-    """The module of a command; a word of Python's own has a `_` behind it there."""
-    return f"orchestrator.cli.{name}{'_' if keyword.iskeyword(name) else ''}"
 def module_of(command: str) -> str:
     """Where a command is written down."""
     return f"orchestrator.cli.{_MODULES.get(command, command)}"

@@ -8,7 +8,6 @@ from collections.abc import Awaitable, Callable, Mapping
 
 from orchestrator.clock import Clock
 from orchestrator.endpoints import chat, messages, models, older, orchestrations, responses
-from orchestrator.endpoints import chat, models, orchestrations
 from orchestrator.endpoints.behalf import on_behalf
 from orchestrator.endpoints.calls import Call, Engine, Reply, Service, fault, refusal
 from orchestrator.wire.errors import Refused
