@@ -628,7 +628,8 @@ def config_hash(config: OrchestratorConfig) -> str:
     (`patterns_dir`, `cache.folder`, all of `ledger`) are left out.
     """
     content = config.model_dump(
-        mode="json", exclude={"patterns_dir": True, "cache": {"folder"}, "ledger": True}
+        mode="json",
+        exclude={"patterns_dir": True, "cache": {"folder"}, "ledger": True, "server": True},
     )
     for name, model in config.models.items():
         key = model.api_key.get_secret_value() if model.api_key else ""
@@ -785,6 +786,16 @@ _DESCRIPTIONS: Mapping[str, Mapping[str, str]] = {
         "hold_s": "After how long a call that never reported back is counted in full, in seconds.",
         "keep_days": "How long receipts and records of usage are kept.",
     },
+    "ServerConfig": {
+        "hosts": "Names the gateway may be asked under, beside those it listens on.",
+        "body_mb": "How large a request may be, in megabytes.",
+        "header_kb": "How large its headers may be, in kilobytes.",
+        "max_tokens": "The longest answer that a request may ask for, in tokens.",
+        "requests": "How many requests are answered at a time; one more is told to come again.",
+        "read_s": "How long a request may take to come, in seconds.",
+        "heartbeat_s": "How often a stream with nothing to say shows that it is alive, in seconds.",
+        "drain_s": "How long requests may go on once the gateway is to end, in seconds.",
+    },
     "OrchestratorConfig": {
         "models": "The models that can be asked, each under a name of your choice.",
         "routes": "Names that stand for several models, tried one after another.",
@@ -795,6 +806,7 @@ _DESCRIPTIONS: Mapping[str, Mapping[str, str]] = {
         "breaker": "When a failing model is left alone, and how it comes back.",
         "cache": "Equal calls are answered from disk; without this section none is.",
         "ledger": "Where spending is kept.",
+        "server": "How `orchestrator serve` takes requests.",
         "patterns_dir": "A folder of your own patterns, relative to this file.",
     },
 }

@@ -124,7 +124,7 @@ model:
         BASE + "colour: blue\n",
         (
             "4:1: Unknown key 'colour' at the top level; known here: models, routes, panels, "
-            "budgets, timeouts, retry, breaker, cache, ledger, patterns_dir"
+            "budgets, timeouts, retry, breaker, cache, ledger, server, patterns_dir"
         ),
     ),
     "sections commented out": (
@@ -1752,7 +1752,7 @@ def test_the_schema_is_one_and_explains_every_key() -> None:
     jsonschema.Draft202012Validator.check_schema(schema)
 
     objects = [schema, *(part for part in schema["$defs"].values() if "properties" in part)]
-    assert len(objects) == 14
+    assert len(objects) == 15
     for part in objects:
         assert part["additionalProperties"] is False
         assert all(key["description"] for key in part["properties"].values())

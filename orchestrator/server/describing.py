@@ -7,18 +7,23 @@ from typing import Any
 
 from pydantic.json_schema import models_json_schema
 
-from orchestrator.endpoints import ROUTES, Answering
+from orchestrator.endpoints import ROUTES, Answering, messages, older
 from orchestrator.server.metrics import CONTENT_TYPE
 from orchestrator.wire.chat import ChatBody
+from orchestrator.wire.messages import CountBody, MessagesBody
 from orchestrator.wire.native import RunBody
 from orchestrator.wire.reading import Body
+from orchestrator.wire.responses import ResponsesBody
 
 Json = dict[str, Any]
 
 # What is wanted in the body of a request. Where nothing stands here, any object is.
 BODIES: Mapping[str, type[Body]] = {
     "/v1/chat/completions": ChatBody,
+    "/v1/messages": MessagesBody,
+    "/v1/messages/count_tokens": CountBody,
     "/v1/orchestrations": RunBody,
+    "/v1/responses": ResponsesBody,
 }
 PAGES: Mapping[str, tuple[str, str]] = {
     "/health": ("Whether the gateway is alive.", "application/json"),
@@ -61,6 +66,18 @@ _ERROR: Json = {
         }
     },
 }
+_ANTHROPIC_ERROR: Json = {
+    "type": "object",
+    "required": ["type", "error"],
+    "properties": {
+        "type": {"const": "error"},
+        "error": {
+            "type": "object",
+            "required": ["type", "message"],
+            "properties": {"type": {"type": "string"}, "message": {"type": "string"}},
+        },
+    },
+}
 
 
 @cache
@@ -78,7 +95,11 @@ def openapi() -> Json:
         "info": {"title": "LLM orchestration gateway", "version": "1"},
         "paths": paths,
         "components": {
-            "schemas": {**found.get("$defs", {}), "Error": _ERROR},
+            "schemas": {
+                **found.get("$defs", {}),
+                "Error": _ERROR,
+                "AnthropicError": _ANTHROPIC_ERROR,
+            },
             "securitySchemes": {"key": {"type": "http", "scheme": "bearer"}},
         },
     }
@@ -108,8 +129,16 @@ def _endpoint(method: str, path: str, answer: Answering) -> Json:
             "content": {"application/json": {"schema": schema}},
         }
         told["responses"]["200"]["content"]["text/event-stream"] = {}
-    told["responses"] |= _refused(refusals)
+    told["responses"] |= _refused(refusals, _error_of(path))
     return told
+
+
+def _error_of(path: str) -> Json:
+    """What an error looks like to the callers of a path."""
+    if any(path == known for _, known in older.ROUTES):
+        return {"type": "object"}  # as many shapes as there were versions
+    name = "AnthropicError" if messages.speaks_anthropic(path) else "Error"
+    return {"$ref": _SCHEMA.format(model=name)}
 
 
 def _page(path: str, summary: str, media_type: str) -> Json:
@@ -121,7 +150,8 @@ def _page(path: str, summary: str, media_type: str) -> Json:
     }
     if not is_open:
         told["security"] = [{"key": []}]
-    told["responses"] |= _refused(OPEN if is_open else {401: REFUSALS[401], **OPEN})
+    refusals = OPEN if is_open else {401: REFUSALS[401], **OPEN}
+    told["responses"] |= _refused(refusals, _error_of(path))
     return told
 
 
@@ -129,8 +159,7 @@ def _reply(description: str, media_type: str, schema: Json) -> Json:
     return {"description": description, "content": {media_type: {"schema": schema}}}
 
 
-def _refused(statuses: Mapping[int, str]) -> Json:
-    schema = {"$ref": _SCHEMA.format(model="Error")}
+def _refused(statuses: Mapping[int, str], schema: Json) -> Json:
     return {
         str(status): _reply(why, "application/json", schema)
         for status, why in sorted(statuses.items())

@@ -59,7 +59,7 @@ async def test_no_route_lets_nobody_in(serving: Serving, nobody: dict[str, dict[
                 reply = await gateway.client.request(method, path, headers=headers)
                 assert reply.status_code == 401, (method, path, name)
                 assert reply.headers["www-authenticate"] == "Bearer"
-                bodies.add(reply.content)
+                bodies.add(reply.json()["error"]["message"])
     assert len(bodies) == 1
     assert not gateway.mocks["one"].requests
 

@@ -188,7 +188,6 @@ def test_a_text_and_instructions_are_a_system_and_a_user_message() -> None:
         user="u",
         safety_identifier="s",
         service_tier="flex",
-        parallel_tool_calls=False,
         reasoning={"effort": "low"},
     )
 
@@ -200,7 +199,6 @@ def test_a_text_and_instructions_are_a_system_and_a_user_message() -> None:
     assert (request.max_tokens, request.temperature, request.top_p) == (9, 0.5, 0.9)
     assert (request.reasoning_effort, request.tenant) == ("low", "t")
     assert request.extra == {
-        "parallel_tool_calls": False,
         "safety_identifier": "s",
         "service_tier": "flex",
         "user": "u",
@@ -427,7 +425,7 @@ def test_an_input_that_cannot_be_read_is_refused_where_it_is_wrong(
         ({"prompt": {"id": "p"}, "input": None}, "prompt", "'instructions'"),
         ({"max_output_tokens": 0}, "max_output_tokens", "greater than or equal to 1"),
         ({"n": 2}, "n", "Unknown parameter"),
-        ({"plugins": [{"id": "web"}]}, "plugins", "fusion"),
+        ({"plugins": [{"id": "web"}]}, "plugins[0].id", "fusion"),
     ],
 )
 def test_what_cannot_be_had_is_refused_with_what_to_do(fields: Json, param: str, says: str) -> None:
