@@ -9,10 +9,12 @@ import pytest
 from click.testing import CliRunner
 
 import orchestrator
+import orchestrator.client
 from adapters import ModelConfig, create_adapter
 from adapters._media import refused_url
 from orchestrator.cli import COMMANDS, main
 from orchestrator.config import load_config
+from orchestrator.endpoints import ROUTES
 from orchestrator.simulator import Simulator, simulated
 
 ROOT = Path(__file__).parents[1]
@@ -53,6 +55,32 @@ async def test_the_python_example_runs(
 
     assert status == "complete"
     assert len(content.strip()) > 20
+
+
+async def test_the_example_of_the_client_runs(
+    simulator: Simulator, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Copied word for word, with the simulator for the providers, it prints an answer."""
+    example = compile(blocks("python")[2], "README.md", "exec")
+    monkeypatch.chdir(ROOT)
+    monkeypatch.setattr(
+        orchestrator.client, "load_config", lambda path: simulated(load_config(path), simulator)
+    )
+
+    names: dict[str, Any] = {}
+    await asyncio.to_thread(exec, example, names)
+    await asyncio.to_thread(names["client"].close)
+
+    assert len(capsys.readouterr().out.strip()) > 20
+
+
+def test_the_gateway_serves_what_it_is_said_to_serve() -> None:
+    """Every path that stands in its section is one of its own."""
+    told = re.findall(r"`(/[a-z_/0-9]+)`", section("From Python").partition("### The gateway")[2])
+    served = {path for _, path in ROUTES} | {"/health", "/ready", "/metrics"}
+
+    assert set(told) <= served | {"/openapi.json", "/docs"}
+    assert {"/v1/chat/completions", "/v1/responses", "/v1/messages", "/v1/models"} <= set(told)
 
 
 def test_the_adapter_example_runs() -> None:
