@@ -944,10 +944,12 @@ async def test_the_receipt_accounts_for_every_token() -> None:
 def test_the_public_names_are_these_and_all_can_be_had() -> None:
     """The list is part of the contract."""
     assert orchestrator.__all__ == [
+        "AsyncOpenAI",
         "BaseOrchestrator",
         "EnhancedOrchestrator",
         "LLMProvider",
         "ModelConfig",
+        "OpenAI",
         "OrchestratorConfig",
         "OrchestratorResponse",
         "RequestConfig",
