@@ -6,7 +6,7 @@ import random
 import sys
 import threading
 from collections.abc import Iterator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import asdict
 
 import pytest
@@ -41,13 +41,19 @@ def breaker(clock: FakeClock) -> Breaker:
     return Breaker(CONFIG, clock, deployment="gpt")
 
 
-@pytest.fixture
+@contextmanager
 def often_switched() -> Iterator[None]:
-    """Threads take turns after a few instructions: what is not held together falls apart."""
+    """Threads take turns after a few instructions: what is not held together falls apart.
+
+    None may be starting meanwhile: with a tracer, as coverage is one, Python cannot install it in
+    two threads at once, and one of them ends before it began.
+    """
     usual_s = sys.getswitchinterval()
     sys.setswitchinterval(1e-6)
-    yield
-    sys.setswitchinterval(usual_s)
+    try:
+        yield
+    finally:
+        sys.setswitchinterval(usual_s)
 
 
 def attempt(breaker: Breaker) -> Ticket | BreakerOpen:
@@ -299,15 +305,17 @@ async def test_one_of_a_thousand_tasks_probes(breaker: Breaker, clock: FakeClock
     assert probes[0].is_probe
 
 
-def test_one_of_thirty_two_threads_probes(often_switched: None) -> None:
+def test_one_of_thirty_two_threads_probes() -> None:
     """The gate holds between threads, round after round."""
     clock = FakeClock()
     breaker = Breaker(CONFIG, clock, deployment="gpt")
     rounds, barrier = 40, threading.Barrier(32, timeout=60)
+    all_run = threading.Barrier(33, timeout=60)
     admitted: list[Ticket] = []
     counts: list[int] = []
 
     def call() -> None:
+        all_run.wait()
         for _ in range(rounds):
             if barrier.wait() == 0:  # one of them prepares the round
                 for ticket in admitted:
@@ -324,8 +332,10 @@ def test_one_of_thirty_two_threads_probes(often_switched: None) -> None:
     threads = [threading.Thread(target=call) for _ in range(32)]
     for thread in threads:
         thread.start()
-    for thread in threads:
-        thread.join()
+    with often_switched():
+        all_run.wait()
+        for thread in threads:
+            thread.join()
 
     assert counts == [1] * rounds
 
