@@ -150,12 +150,13 @@ class Recall:
             assert self._cache is not None, "only what is cached is kept there"
             kept = self._cache.keep(key, completion)
             self._keeping.add(kept)
-            kept.add_done_callback(partial(self._kept, key))
+            kept.add_done_callback(partial(self._kept, key, completion))
 
     def _caches(self, run: Run) -> bool:
         return self._cache is not None and run.request.cache != "off"
 
-    def _kept(self, key: str, kept: "Future[None]") -> None:
-        """It is in the cache now, or will never be."""
+    def _kept(self, key: str, completion: Completion, kept: "Future[None]") -> None:
+        """It is in the cache now, or will never be; a newer one may still be on its way."""
         self._keeping.discard(kept)
-        self._fresh.pop(key, None)
+        if self._fresh.get(key) is completion:
+            del self._fresh[key]

@@ -6,6 +6,7 @@ from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
 from dataclasses import replace
 from pathlib import Path
+from threading import Semaphore
 from typing import Any
 
 import pytest
@@ -30,6 +31,7 @@ from adapters import (
 from adapters.mock import Reply
 from orchestrator import EnhancedOrchestrator, OrchestratorConfig, RequestConfig
 from orchestrator.amounts import Amount, Caps, Scope
+from orchestrator.cache_files import Entry, Files
 from orchestrator.clock import FakeClock
 from orchestrator.errors import (
     BreakerOpen,
@@ -852,6 +854,31 @@ async def test_a_caller_may_do_without_the_cache(home: Path, mode: str) -> None:
 
     assert anew.content == "second"
     assert kept.content == ("first" if mode == "off" else "second")
+
+
+async def test_the_newer_of_two_answers_being_kept_is_the_one_found(
+    home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """While the disk still has the older one, and the newer is on its way there."""
+    begun, may_end = Semaphore(0), Semaphore(0)
+    write = Files.write
+
+    def slow_write(files: Files, entries: Sequence[Entry], *, ttl_s: float) -> None:
+        begun.release()
+        may_end.acquire(timeout=60)
+        write(files, entries, ttl_s=ttl_s)
+
+    monkeypatch.setattr(Files, "write", slow_write)
+    async with engine({"gpt": ["first", "second", "third"]}, cache={}) as of:
+        await of.execute_request(ask())
+        await of.execute_request(ask(cache="refresh"))
+        may_end.release()
+        for _ in range(2):
+            assert await asyncio.to_thread(begun.acquire, timeout=60)
+        kept = await of.execute_request(ask())
+        may_end.release()
+
+    assert kept.content == "second"
 
 
 async def test_an_answer_that_a_budget_cut_is_not_shared(home: Path) -> None:
