@@ -1,0 +1,1 @@
+"""Ask the same of every row of a file, and lose nothing."""
