@@ -55,16 +55,17 @@ class Simulator:
 
     Attributes:
         requests: The log: a record of every finished request, the newest ones.
+        arrived: How many requests have come.
         in_flight: Requests that are being answered.
     """
 
     def __init__(self, config: SimulatorConfig | None = None) -> None:
         self.config = config or SimulatorConfig()
         self.requests = RequestLog(self.config.keep_requests, self.config.log_path)
+        self.arrived = 0
         self.in_flight = 0
         self._outcomes = Outcomes(self.config)
         self._started_s = time.monotonic()
-        self._arrived = 0
         self._server: asyncio.Server | None = None
         self._port = 0
         self._connections: set[_Connection] = set()
@@ -168,8 +169,8 @@ class Simulator:
         self.in_flight += 1
         self._idle.clear()
         self._occupied.set()
-        self._arrived += 1
-        return self._arrived - 1
+        self.arrived += 1
+        return self.arrived - 1
 
     def end(self, record: RequestRecord) -> None:
         """A request is over."""

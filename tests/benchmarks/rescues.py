@@ -110,7 +110,7 @@ class Bench:
 
     async def measure(self, fault: Fault, calls: Any) -> Row:
         """What became of a fault; `calls` makes them."""
-        arrived, before = self.simulator._arrived, self.simulator.tally()
+        arrived, before = self.simulator.arrived, self.simulator.tally()
         made, elapsed_s = await calls()
         with suppress(TimeoutError):  # the Router may leave a silent stream open
             async with asyncio.timeout(1):
@@ -124,7 +124,7 @@ class Bench:
             outcome = f"{sum(self.judge(call) == 'whole' for call in made)} of {len(made)} whole"
         else:
             outcome = self.judge(made[0])
-        return Row(outcome, self.simulator._arrived - arrived, elapsed_s)
+        return Row(outcome, self.simulator.arrived - arrived, elapsed_s)
 
     def judge(self, call: Call) -> str:
         """What whoever asked was given, held against the whole answers."""
