@@ -8,6 +8,7 @@ import os
 import re
 import signal
 import sys
+import threading
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
@@ -75,6 +76,30 @@ def refuse_the_internet(event: str, args: tuple[object, ...]) -> None:
 
 if not LIVE:
     sys.addaudithook(refuse_the_internet)
+
+
+# Crowds, cuts and long walks: what they run is covered by smaller tests, and with a tracer the
+# whole suite would take twice as long.
+UNTRACED = frozenset(
+    (
+        "adapters/test_cuts.py",
+        "adapters/test_faults.py",
+        "ledger/test_crowd.py",
+        "ledger/test_kills.py",
+        "ledger/test_model.py",
+        "test_deadline.py",
+        "test_engine_cuts.py",
+        "test_engine_faults.py",
+        "test_failover.py",
+        "test_invariants.py",
+        "test_leaks.py",
+        "test_money.py",
+        "test_outage.py",
+        "test_quotes_hold.py",
+        "test_secrets.py",
+        "test_whole_runs.py",
+    )
+)
 
 
 @pytest.fixture(autouse=True)
@@ -146,8 +171,22 @@ def watched_files(loop: asyncio.AbstractEventLoop) -> dict[int, str]:
     return {key.fd: str(key.data) for key in selector.get_map().values()} if selector else {}
 
 
+@pytest.fixture
+def _untraced() -> Iterator[None]:
+    """Nobody follows the lines of this test: `no_cover` of pytest-cov has no effect in workers."""
+    tracer, tracer_of_threads = sys.gettrace(), threading.gettrace()
+    sys.settrace(None)
+    threading.settrace(None)  # type: ignore[arg-type]  # as threading itself says "none"
+    yield
+    sys.settrace(tracer)
+    threading.settrace(tracer_of_threads)  # type: ignore[arg-type]
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Put `_nothing_left` first into every async test: first in is last out."""
+    untraced = {Path(__file__).parent / name for name in UNTRACED}
     for item in items:
         if isinstance(item, pytest.Function) and inspect.iscoroutinefunction(item.obj):
             item.fixturenames.insert(0, "_nothing_left")
+        if isinstance(item, pytest.Function) and item.path in untraced:
+            item.fixturenames.append("_untraced")
