@@ -18,7 +18,7 @@ import os
 import re
 import threading
 import weakref
-from collections.abc import AsyncIterator, Coroutine, Mapping
+from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
 from contextvars import ContextVar, copy_context
 from dataclasses import dataclass
 from pathlib import Path
@@ -106,7 +106,11 @@ _loading = threading.Lock()
 _litellm: Any = None  # the module, once it is loaded
 _shared: "_Shared | None" = None
 
+_ready: set["Part"] = set()
+
 Clients = Literal["sdk", "handler", "seeded", "session"]
+# What is loaded only once it is needed: a server that does without saves 50 MB.
+Part = Literal["sdk", "tokenizer"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,9 +125,9 @@ class _Shared:
     unlogged: ContextVar[bool]  # set, litellm writes no log of an answer: a quarter of a call
 
 
-def is_loaded() -> bool:
-    """Whether litellm has been imported through this door."""
-    return _litellm is not None
+def is_loaded(*parts: Part) -> bool:
+    """Whether litellm has been imported through this door, and these parts of it with it."""
+    return _litellm is not None and _ready.issuperset(parts)
 
 
 def is_loading() -> bool:
@@ -131,16 +135,16 @@ def is_loading() -> bool:
     return _litellm is None and _loading.locked()
 
 
-async def load() -> None:
+async def load(*parts: Part) -> None:
     """Import litellm if that is still to be done, without holding up the event loop.
 
     The first call does it too; who knows that a call will come can begin earlier.
     """
-    if _litellm is None:
-        await asyncio.to_thread(_load)
+    if not is_loaded(*parts):
+        await asyncio.to_thread(_load, *parts)
 
 
-def _load() -> Any:
+def _load(*parts: Part) -> Any:
     global _litellm, _shared
     with _loading:
         if _litellm is None:
@@ -153,7 +157,17 @@ def _load() -> Any:
             _quieten()
             gc.freeze()  # 300,000 objects that stay; a full collection took 0.2 s to walk them
             _litellm = module
+        for part in set(parts) - _ready:
+            _PARTS[part](_litellm)
+            gc.freeze()
+            _ready.add(part)
     return _litellm
+
+
+_PARTS: dict[Part, Callable[[Any], object]] = {
+    "sdk": lambda _: importlib.import_module("openai.resources.chat.completions"),
+    "tokenizer": lambda module: module.token_counter(model=COUNTED_AS, text="none"),
+}
 
 
 def _quieten() -> None:
@@ -179,9 +193,7 @@ async def _rehearse(module: Any) -> None:
     Its first call imports and builds for more than a second. A real one would hold up the loop,
     and every clock that runs on it.
     """
-    importlib.import_module("openai.resources.chat.completions")
     importlib.import_module("litellm._service_logger")
-    module.token_counter(model=COUNTED_AS, text="none")  # reads the tokenizer
     messages = [{"role": "user", "content": "none"}]
     await module.acompletion(model="openai/none", messages=messages, mock_response="none")
 
@@ -438,7 +450,7 @@ def read_price_list() -> bytes:
 
 
 def count_tokens(text: str) -> int:
-    """An estimate of the tokens in a text, offline. Before litellm is loaded: 4 bytes a token.
+    """An estimate of the tokens in a text, offline. Before the tokenizer is read: 4 bytes a token.
 
     Every model is counted for by the same tokenizer. The newer one of OpenAI takes a second to read
     and 80 MB to keep, and would be read in the middle of a call, when a first answer breaks off.
@@ -446,7 +458,7 @@ def count_tokens(text: str) -> int:
     """
     if not text:
         return 0
-    if _litellm is None:
+    if not is_loaded("tokenizer"):
         return len(text.encode("utf-8", "replace")) // 4 + 1
     counted = text[:COUNTED_CHARACTERS]
     found = int(_litellm.token_counter(model=COUNTED_AS, text=counted))

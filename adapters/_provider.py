@@ -8,6 +8,7 @@ from typing import Any, ClassVar, NoReturn
 from urllib.parse import urlsplit
 
 from adapters import _formats, _litellm, _read
+from adapters._bound import SHORT_BYTES
 from adapters._call import Call, Ended
 from adapters._clocks import Clocks
 from adapters._media import refused_url
@@ -35,6 +36,7 @@ from adapters.types import (
     ToolCall,
 )
 
+BYTES_A_CHARACTER = 4  # at most, in UTF-8
 _OPENAI_TRANSLATED = frozenset(("tools", "tool_choice", "response_format", "max_tokens"))
 _STANDARD_FIELDS = (
     "tools",
@@ -58,6 +60,7 @@ class LiteLLMAdapter(BaseAdapter):
     path: ClassVar[str] = ""  # what litellm wants behind the base
     key_variables: ClassVar[tuple[str, ...]] = ()
     clients: ClassVar[_litellm.Clients] = "handler"
+    parts: ClassVar[tuple[_litellm.Part, ...]] = ()  # what every call needs of litellm
     asks_for_usage: ClassVar[bool] = False  # streams carry usage only when asked
     ignored: ClassVar[frozenset[str]] = frozenset()  # wishes this provider has no field for
     reads_itself: ClassVar[bool] = False  # from the wire's JSON; litellm only sends the request
@@ -73,19 +76,23 @@ class LiteLLMAdapter(BaseAdapter):
         except AuthenticationFailed:
             return False
 
-    @property
-    def is_warm(self) -> bool:
-        return _litellm.is_loaded()
+    def is_warm(self, request: CompletionRequest) -> bool:
+        return _litellm.is_loaded(*self._parts(request))
 
-    async def warm(self) -> None:
-        await _litellm.load()
+    async def warm(self, request: CompletionRequest) -> None:
+        await _litellm.load(*self._parts(request))
+
+    def _parts(self, request: CompletionRequest) -> tuple[_litellm.Part, ...]:
+        """What a call needs of litellm: a tokenizer only where bytes are too many for a bound."""
+        is_short = BYTES_A_CHARACTER * len(prompt_text(request)) <= SHORT_BYTES
+        return self.parts if is_short else (*self.parts, "tokenizer")
 
     async def complete(
         self, request: CompletionRequest, *, limits: Limits = Limits()
     ) -> Completion:
         with self._scrubbed():
             fields = self._fields(request)
-            await _litellm.load()
+            await _litellm.load(*self.parts)
             connection = self._connected()
             async with self._call(connection, limits, streamed=False) as call:
                 async with Clocks(self.named(), limits).total():
@@ -105,7 +112,7 @@ class LiteLLMAdapter(BaseAdapter):
             fields = self._fields(request)
             if self.asks_for_usage:
                 fields["stream_options"] = {"include_usage": True}
-            await _litellm.load()
+            await _litellm.load(*self.parts)
             connection = self._connected()
             async with self._call(connection, limits, streamed=True) as call:
                 clocks = Clocks(self.named(), limits)
@@ -364,6 +371,7 @@ class OpenAILikeAdapter(LiteLLMAdapter):
     prefix = "openai"
     wire = _formats.OPENAI
     clients: ClassVar[_litellm.Clients] = "sdk"
+    parts: ClassVar[tuple[_litellm.Part, ...]] = ("sdk",)
     asks_for_usage = True
     reads_itself = True  # they have our shape already, and two models of each cost the most
 

@@ -77,13 +77,12 @@ class BaseAdapter(ABC):
         """Whether a call could be made: the key is there. Makes no call."""
         return True
 
-    @property
-    def is_warm(self) -> bool:
-        """Whether a call could begin at once; else the first one loads what it needs."""
+    def is_warm(self, request: CompletionRequest) -> bool:
+        """Whether this call could begin at once; else it loads what it needs."""
         return True
 
-    async def warm(self) -> None:  # noqa: B027 - most have nothing to load
-        """Load what calls need, so that those seconds do not count as a call's."""
+    async def warm(self, request: CompletionRequest) -> None:  # noqa: B027 - most load nothing
+        """Load what this call needs, so that those seconds do not count as its own."""
 
     def count(self, request: CompletionRequest, fold: CompletionFold) -> Usage:
         """The tokens of an answer that broke off: its prompt, and what had come of it.
@@ -114,10 +113,10 @@ class BaseAdapter(ABC):
         """The most prompt tokens that this call can be billed for. Cheap, whatever the length.
 
         A short text has no more tokens than bytes. A long one is sampled, counted by a tokenizer
-        if litellm is loaded, and multiplied by `margin`: this allows for the model's own tokenizer,
+        if that is loaded, and multiplied by `margin`: this allows for the model's own tokenizer,
         not for a text made to deceive the samples. Pictures, sound and files have allowances.
         """
-        count = _litellm.count_tokens if _litellm.is_loaded() else None
+        count = _litellm.count_tokens if _litellm.is_loaded("tokenizer") else None
         return bound_prompt(request, self._allowances, count=count, margin=margin)
 
     def image_tokens(self) -> int:

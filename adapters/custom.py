@@ -11,6 +11,7 @@ class CustomAdapter(OpenAILikeAdapter):
 
     prefix = "aiohttp_openai"  # litellm's leanest path, without openai's client inside
     clients: ClassVar = "session"
+    parts: ClassVar = ()
     default_base = ""
 
     def fallback_key(self) -> str:

@@ -564,7 +564,7 @@ class BaseOrchestrator:
     ) -> AsyncGenerator[Chunk, None]:
         """One real call. Whatever guards it stands here, one guard a line, top to bottom."""
         run.refuse_if_halted()
-        await self._warm(run, deployment, attempt)
+        await self._warm(run, deployment, attempt, request)
         bound = self._bound(run, deployment, request)
         async with (
             Place(run, deployment, bound, attempt),  # its rate and its concurrency
@@ -610,12 +610,14 @@ class BaseOrchestrator:
         time_ms = ceil(run.call_limits().total_s * 1000)
         return billing.bound_of(prompt, completion, price, time_ms)
 
-    async def _warm(self, run: Run, deployment: Deployment, attempt: AttemptLog) -> None:
+    async def _warm(
+        self, run: Run, deployment: Deployment, attempt: AttemptLog, request: CompletionRequest
+    ) -> None:
         """Load what the adapter needs. Those seconds are the process's, not the run's."""
-        if not deployment.adapter.is_warm:
+        if not deployment.adapter.is_warm(request):
             attempt.loading(is_done=False)
             with run.excused():
-                await deployment.adapter.warm()
+                await deployment.adapter.warm(request)
             attempt.loading(is_done=True)
 
     # Asking.

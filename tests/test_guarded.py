@@ -1004,11 +1004,10 @@ class Cold(MockAdapter):
         self.clock = clock
         self.is_loaded = False
 
-    @property
-    def is_warm(self) -> bool:
+    def is_warm(self, request: CompletionRequest) -> bool:
         return self.is_loaded
 
-    async def warm(self) -> None:
+    async def warm(self, request: CompletionRequest) -> None:
         for _ in range(10):
             await self.clock.sleep(1)
         self.is_loaded = True

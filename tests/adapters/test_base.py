@@ -97,7 +97,9 @@ def test_an_estimate_grows_with_all_that_the_model_reads() -> None:
     assert prompt_text(CompletionRequest(messages=[{"role": "user"}])) == ""
 
 
-def test_before_litellm_is_loaded_four_bytes_are_a_token(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_before_the_tokenizer_is_read_four_bytes_are_a_token(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     """A quote does not cost seconds."""
     monkeypatch.setattr(_litellm, "_litellm", None)
 
@@ -109,7 +111,7 @@ def test_before_litellm_is_loaded_four_bytes_are_a_token(monkeypatch: pytest.Mon
 
 async def test_tokens_are_counted_offline() -> None:
     """Whatever the text says, and whoever is meant to read it."""
-    await _litellm.load()
+    await _litellm.load("tokenizer")
 
     assert 8 <= _litellm.count_tokens("The Nile is a river. " * 2) <= 20
     assert _litellm.count_tokens("<|endoftext|>\ud800\0") > 0
@@ -117,7 +119,7 @@ async def test_tokens_are_counted_offline() -> None:
 
 async def test_a_long_text_is_counted_from_its_beginning() -> None:
     """Megabytes would hold up the loop for seconds."""
-    await _litellm.load()
+    await _litellm.load("tokenizer")
     words = "The Nile is a river. "
 
     short = _litellm.count_tokens(words * 9_000)
@@ -132,10 +134,40 @@ async def test_an_adapter_is_warm_when_what_calls_need_is_loaded(
     """Those seconds are nobody's call; an adapter that needs nothing is always warm."""
     config = ModelConfig(provider=LLMProvider.OPENAI, model="gpt-4.1-mini", api_key="k")
     adapter = create_adapter(config)
-    await adapter.warm()
-    assert adapter.is_warm
+    await adapter.warm(saying("hi"))
+    assert adapter.is_warm(saying("hi"))
 
     monkeypatch.setattr(_litellm, "_litellm", None)
 
-    assert not adapter.is_warm
-    assert echo().is_warm
+    assert not adapter.is_warm(saying("hi"))
+    assert echo().is_warm(saying("hi"))
+
+
+@pytest.mark.parametrize(
+    ("provider", "text", "parts"),
+    [
+        ("custom", "hi", ()),
+        ("openai", "hi", ("sdk",)),
+        ("anthropic", "hi", ()),
+        ("custom", "a" * 5_000, ("tokenizer",)),
+        ("openai", "日" * 2_000, ("sdk", "tokenizer")),
+    ],
+)
+async def test_only_what_a_call_needs_is_loaded(
+    provider: str, text: str, parts: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The tokenizer takes 40 MB, which short prompts can do without, as openai's client its 10."""
+    loaded: set[str] = set()
+    monkeypatch.setattr(_litellm, "_ready", loaded)
+    monkeypatch.setattr(_litellm, "_PARTS", dict.fromkeys(("sdk", "tokenizer"), lambda _: None))
+    config = ModelConfig(
+        provider=LLMProvider(provider), model="m", api_key="k", api_base="http://127.0.0.1:9/v1"
+    )
+
+    await create_adapter(config).warm(saying(text))
+
+    assert loaded == set(parts)
+
+
+def saying(text: str) -> CompletionRequest:
+    return CompletionRequest(messages=[{"role": "user", "content": text}])

@@ -1,7 +1,6 @@
 """The most that a prompt can come to: never less than any tokenizer makes of it, and quickly."""
 
 import json
-import time
 from collections.abc import Callable
 from typing import Any
 
@@ -13,6 +12,7 @@ from adapters import BaseAdapter, CompletionRequest, ModelConfig, _litellm, crea
 from adapters._bound import (
     FILE_TOKENS,
     MESSAGE_TOKENS,
+    SAMPLE_CHARACTERS,
     SHORT_BYTES,
     SOUND_TOKENS,
     TOOLS_TOKENS,
@@ -20,6 +20,7 @@ from adapters._bound import (
     bound_prompt,
 )
 from tests.adapters.wires import ASK, MODELS, PROVIDERS, WEATHER
+from tests.counting import calls_of
 
 NONE = Allowances(preamble=0, image=1_000, unseen=200_000)
 PROSE = "The Nile is a river in Africa, and 6,650 km long. "
@@ -63,7 +64,7 @@ def counted_for(model: str, text: str) -> int:
 @pytest.mark.parametrize("model", ["", "gpt-4.1-mini", "claude-haiku-4-5"])
 async def test_no_tokenizer_makes_more_of_a_short_text(model: str) -> None:
     """Real ones, on what people and other programs write."""
-    await _litellm.load()
+    await _litellm.load("tokenizer")
 
     @given(st.text(max_size=300))
     def check(text: str) -> None:
@@ -87,7 +88,7 @@ async def test_no_tokenizer_makes_more_of_a_short_text(model: str) -> None:
 )
 async def test_a_long_text_is_counted_with_a_margin(model: str, text: str) -> None:
     """Never less than any of these tokenizers makes of it, never more than its bytes."""
-    await _litellm.load()
+    await _litellm.load("tokenizer")
     long = text * (20_000 // len(text))
 
     found = bound(long, count=_litellm.count_tokens)
@@ -212,15 +213,23 @@ def test_a_picture_costs_what_the_model_makes_of_it() -> None:
     assert found("anthropic", "claude-haiku-4-5") < 6_000
 
 
-async def test_a_long_prompt_does_not_hold_up_the_loop() -> None:
-    """Five megabytes of prose, in less than a tenth of a second on a busy machine."""
-    await _litellm.load()
+async def test_a_long_prompt_does_not_hold_up_the_loop(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Five megabytes are sampled as half a megabyte is, and no sample is long."""
+    await _litellm.load("tokenizer")
     adapter = adapter_of("openai")
-    request = CompletionRequest(messages=[{"role": "user", "content": PROSE * 100_000}])
+    counted: list[int] = []
+    count = _litellm.count_tokens
+    monkeypatch.setattr(
+        _litellm, "count_tokens", lambda text: counted.append(len(text)) or count(text)
+    )
 
-    started = time.perf_counter()
-    found = adapter.bound_prompt(request)
-    took_s = time.perf_counter() - started
+    def bound_of(times: int) -> int:
+        saying = [{"role": "user", "content": PROSE * times}]
+        return adapter.bound_prompt(CompletionRequest(messages=saying))
 
-    assert found < len(PROSE) * 100_000 / 2
-    assert took_s < 0.1
+    short = calls_of(lambda: bound_of(10_000))
+    long = calls_of(lambda: bound_of(100_000))
+
+    assert bound_of(100_000) < len(PROSE) * 100_000 / 2
+    assert long < 1.5 * short
+    assert max(counted) <= SAMPLE_CHARACTERS

@@ -7,22 +7,25 @@ FIRST_CALLS = """
 import asyncio, sys
 import httpx
 from adapters import CompletionRequest, LLMProvider, ModelConfig, ProviderError, create_adapter
-from adapters import _litellm as door
+
+ASK = CompletionRequest(messages=[{"role": "user", "content": "hi"}])
 
 async def main():
-    await door.load()
-    ready = set(sys.modules)
+    late = 0
     for provider in LLMProvider:
         base = "http://127.0.0.1/v1" if provider == "custom" else None
         config = ModelConfig(provider=provider, model="m", api_key="none", api_base=base)
         adapter = create_adapter(config)
         transport = httpx.MockTransport(lambda request: httpx.Response(400, json={}))
         adapter._connected().pool = lambda: transport
+        await adapter.warm(ASK)
+        ready = set(sys.modules)
         try:
-            await adapter.complete(CompletionRequest(messages=[{"role": "user", "content": "hi"}]))
+            await adapter.complete(ASK)
         except ProviderError:
             pass
-    print(len(set(sys.modules) - ready))
+        late += len(set(sys.modules) - ready)
+    print(late)
 
 asyncio.run(main())
 """
