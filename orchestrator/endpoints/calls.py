@@ -102,16 +102,23 @@ class Reply:
     """What goes back: a body, or the pieces of one as they come.
 
     Whoever is given pieces closes them, read to their end or not: that ends the run.
+
+    Attributes:
+        may_repeat: Whether the same request may for a moment be answered by the same bytes: all
+            of it came from the cache.
     """
 
     status: int = 200
     headers: Mapping[str, str] = field(default_factory=dict)
     body: bytes | AsyncGenerator[bytes, None] = b""
+    may_repeat: bool = False
 
 
-def json_reply(value: object, headers: Mapping[str, str] | None = None) -> Reply:
+def json_reply(
+    value: object, headers: Mapping[str, str] | None = None, *, may_repeat: bool = False
+) -> Reply:
     """A whole reply of JSON."""
-    return Reply(headers={**JSON, **(headers or {})}, body=dump(value))
+    return Reply(headers={**JSON, **(headers or {})}, body=dump(value), may_repeat=may_repeat)
 
 
 def refusal(told: Fault) -> Reply:

@@ -24,7 +24,11 @@ async def answer(service: Service, call: Call) -> Reply:
         told = orchestration.ignored_header(asked.ignored)
         return await streamed(service, _chunks(service, asked), headers=told)
     responses = await _answers(service, asked)
-    return json_reply(completion(asked, responses), orchestration.headers(responses, asked.ignored))
+    return json_reply(
+        completion(asked, responses),
+        orchestration.headers(responses, asked.ignored),
+        may_repeat=orchestration.is_recalled(responses),
+    )
 
 
 async def _answers(service: Service, asked: Asked) -> list[OrchestratorResponse]:

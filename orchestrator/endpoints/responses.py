@@ -29,7 +29,9 @@ async def answer(service: Service, call: Call) -> Reply:
         return await streamed(service, _pieces(service, asked.request, told), failure=failure)
     response = await service.engine.execute_request(asked.request)
     return json_reply(
-        response_json(asked, response), orchestration.headers([response], asked.ignored)
+        response_json(asked, response),
+        orchestration.headers([response], asked.ignored),
+        may_repeat=orchestration.is_recalled([response]),
     )
 
 

@@ -20,8 +20,10 @@ from orchestrator.endpoints import refused, serves
 from orchestrator.endpoints.calls import Call, Reply, fault
 from orchestrator.endpoints.streams import data
 from orchestrator.server.admission import Admission, shutting_down
+from orchestrator.server.idempotency import HEADER as IDEMPOTENCY_KEY
 from orchestrator.server.keyed import Keyed
 from orchestrator.server.keys import KeyFile, KeyRecord, KeysError
+from orchestrator.server.repeats import Repeats, asked_of
 from orchestrator.wire.errors import Refused
 
 Scope = MutableMapping[str, Any]
@@ -117,6 +119,7 @@ class Gate:
         self._is_open = is_open
         self._watch = watch
         self._clock = clock
+        self.repeats = Repeats(clock)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -263,18 +266,28 @@ class Gate:
             Gone: that has happened.
             Refused: the body cannot be read, or the server ends before there is a reply.
         """
+        body = await self._body(scope["method"], headers, receive)
+        asked = None
+        if not scope["query_string"] and IDEMPOTENCY_KEY not in headers:
+            asked = asked_of(scope["path"], body, caller.key)
+        if asked is not None and (repeated := self.repeats.find(asked)) is not None:
+            await self._send(repeated, receive, send)
+            return
         call = Call(
             method=scope["method"],
             path=scope["path"],
             query=dict(parse_qsl(scope["query_string"].decode("latin-1"))),
             headers=headers,
-            body=await self._body(scope["method"], headers, receive),
+            body=body,
             tenant=caller.tenant,
             may_ask=caller.may_ask,
         )
         answering = asyncio.ensure_future(self._endpoints.answer(call, caller.key))
         await self._while_there(answering, receive)
-        await self._send(answering.result(), receive, send)
+        reply = answering.result()
+        if asked is not None:
+            self.repeats.keep(asked, reply)
+        await self._send(reply, receive, send)
 
     async def _send(self, reply: Reply, receive: Receive, send: Send) -> None:
         headers = [(name.encode(), _fit(value)) for name, value in reply.headers.items()]

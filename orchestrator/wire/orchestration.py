@@ -72,6 +72,19 @@ def worst(responses: Sequence[OrchestratorResponse]) -> str:
     return min((response.status for response in responses), key=_WORST.index)
 
 
+def is_recalled(responses: Sequence[OrchestratorResponse]) -> bool:
+    """Whether all of it was found in the cache, and nobody was asked."""
+    return all(
+        response.status == "complete"
+        and all(
+            attempt.source == "cache"
+            for stage in response.receipt.stages
+            for attempt in stage.attempts
+        )
+        for response in responses
+    )
+
+
 def dollars(responses: Sequence[OrchestratorResponse]) -> float:
     """What runs have cost, in US dollars, as far as prices are known."""
     return float(Decimal(sum(response.cost_nanousd for response in responses)).scaleb(-9))
