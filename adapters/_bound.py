@@ -16,6 +16,7 @@ from typing import Any
 from adapters.types import CompletionRequest
 
 MESSAGE_TOKENS = 16  # a role, and what stands around a message in a chat template
+INPUT_TOKENS = 4  # the marks before and after an input to be embedded
 TOOLS_TOKENS = 640  # what a provider says of tools in general: Anthropic's words are up to 530
 SHORT_BYTES = 4_096  # up to here the bytes are the bound
 SAMPLES = 4  # of a longer prompt, spread over it
@@ -90,10 +91,26 @@ def bound_prompt(
     for given in (request.response_format, request.extra):
         if given:
             prompt.texts.append(_as_json(given))
-    size = sum(map(_size, prompt.texts))
+    return allowances.preamble + prompt.tokens + _bound_texts(prompt.texts, count, margin)
+
+
+def bound_inputs(
+    inputs: Sequence[str] | Sequence[Sequence[int]],
+    *,
+    count: Callable[[str], int] | None,
+    margin: float,
+) -> int:
+    """An upper bound of the tokens of inputs to be embedded, each with what is put around it."""
+    texts = [one for one in inputs if isinstance(one, str)]
+    tokens = sum(len(one) for one in inputs if not isinstance(one, str))
+    return len(inputs) * INPUT_TOKENS + tokens + _bound_texts(texts, count, margin)
+
+
+def _bound_texts(texts: list[str], count: Callable[[str], int] | None, margin: float) -> int:
+    size = sum(map(_size, texts))
     if size > SHORT_BYTES and count is not None:
-        size = min(size, math.ceil(size * _density(prompt.texts, count) * margin))
-    return allowances.preamble + prompt.tokens + size
+        size = min(size, math.ceil(size * _density(texts, count) * margin))
+    return size
 
 
 def _size(text: str) -> int:

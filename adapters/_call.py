@@ -20,6 +20,7 @@ class Call:
     streamed: bool
     about: About
     reads_itself: bool = False  # the adapter reads the answer from the wire, litellm does not
+    content: bytes | None = None  # what is sent, whatever litellm has written
     done_is_complete: bool = False  # `[DONE]` without a finish reason ends an answer
     given_up: bool = False  # its caller is gone: nothing must be sent any more
     requests: int = 0

@@ -4,8 +4,9 @@ What goes in is our own list, what comes out is checked.
 
 litellm is imported at the first real call (it costs seconds and 160 MB). Its HTTP clients all run
 over `_wire.WatchedTransport`, so a retry, a redirect or a stream cut short inside it cannot go
-unnoticed. Nothing of litellm's is used but `acompletion`, its exceptions, its token counter, what
-makes its HTTP clients, and the one switch that keeps it from logging what nobody reads.
+unnoticed. Nothing of litellm's is used but `acompletion`, `aembedding`, its exceptions, its token
+counter, what makes its HTTP clients, and the one switch that keeps it from logging what nobody
+reads.
 """
 
 import asyncio
@@ -108,7 +109,7 @@ _shared: "_Shared | None" = None
 
 _ready: set["Part"] = set()
 
-Clients = Literal["sdk", "handler", "seeded", "session"]
+Clients = Literal["sdk", "handler", "seeded", "seeded_for_google", "session"]
 # What is loaded only once it is needed: a server that does without saves 50 MB.
 Part = Literal["sdk", "tokenizer"]
 
@@ -293,6 +294,9 @@ class Connection:
         if kind == "seeded":
             _seed_cohere_client()
             return None
+        if kind == "seeded_for_google":
+            _seed_google_client()
+            return None
         if self._sdk is None:
             from openai import AsyncOpenAI
 
@@ -344,10 +348,19 @@ def _live() -> _Shared:
 
 def _seed_cohere_client() -> None:
     """litellm's Cohere path takes no `client`: give ours to the one it keeps for that provider."""
+    _seed_client("COHERE_CHAT", {"ssl_verify": None})
+
+
+def _seed_google_client() -> None:
+    """Nor does its path to Gemini's embeddings, which keeps it under a time that it sets itself."""
+    _seed_client("VERTEX_AI", {"timeout": 300})
+
+
+def _seed_client(provider: str, params: dict[str, Any]) -> None:
     from litellm.llms.custom_httpx.http_handler import get_async_httpx_client
     from litellm.types.utils import LlmProviders
 
-    kept = get_async_httpx_client(LlmProviders.COHERE_CHAT, params={"ssl_verify": None})
+    kept = get_async_httpx_client(LlmProviders[provider], params=params)
     if kept.client is not _live().handler.client:
         kept.client = _live().handler.client
 
@@ -385,25 +398,52 @@ async def open_stream(
     return aiter(inner)
 
 
+async def embed(
+    call: Call, connection: Connection, kind: Clients, fields: Mapping[str, Any]
+) -> Any:
+    """One call for embeddings, whose body stands in the call. Returns the body of the answer.
+
+    Raises:
+        ProviderError: whatever went wrong, by its true class.
+    """
+    sending = _litellm.aembedding(
+        client=connection.client(kind),
+        max_retries=0,
+        num_retries=0,
+        timeout=call.limits.total_s + 60.0,  # never fires: ours do
+        **_UNLOGGED,
+        **fields,
+    )
+    await _sent(call, connection, fields, sending)
+    return call.body
+
+
 async def _send(
     call: Call, connection: Connection, kind: Clients, fields: Mapping[str, Any]
 ) -> Any:
+    sending = _litellm.acompletion(
+        client=connection.client(kind),
+        max_retries=0,
+        num_retries=0,
+        timeout=call.limits.total_s + 60.0,  # never fires: ours do
+        drop_params=False,
+        _skip_mcp_handler=True,  # else tools need a package that is not there
+        _skip_responses_api_bridge=True,  # else some models' tools go elsewhere
+        **_UNLOGGED,
+        **fields,
+    )
+    return await _sent(call, connection, fields, sending)
+
+
+async def _sent(
+    call: Call,
+    connection: Connection,
+    fields: Mapping[str, Any],
+    sending: Coroutine[Any, Any, Any],
+) -> Any:
+    """What litellm makes of a call, if anything."""
     try:
-        response = await _given_up_whole(
-            call,
-            connection,
-            _litellm.acompletion(
-                client=connection.client(kind),
-                max_retries=0,
-                num_retries=0,
-                timeout=call.limits.total_s + 60.0,  # never fires: ours do
-                drop_params=False,
-                _skip_mcp_handler=True,  # else tools need a package that is not there
-                _skip_responses_api_bridge=True,  # else some models' tools go elsewhere
-                **_UNLOGGED,
-                **fields,
-            ),
-        )
+        response = await _given_up_whole(call, connection, sending)
     except Ended as ended:
         response = None  # what came of it stands in the call
         ended.__traceback__ = None  # it leads in a circle to all that litellm had at hand

@@ -11,10 +11,11 @@ from adapters import _formats, _litellm, _read
 from adapters._bound import SHORT_BYTES
 from adapters._call import Call, Ended
 from adapters._clocks import Clocks
+from adapters._embedding import EmbeddingFormat, believable_usage, read_vectors
 from adapters._media import refused_url
 from adapters._scrub import scrub, secrets_in
-from adapters._surrogates import Halves, whole
-from adapters.base import BaseAdapter, prompt_text
+from adapters._surrogates import Halves, dumps, whole
+from adapters.base import BaseAdapter, count_inputs, prompt_text
 from adapters.config import MissingVariable, ModelConfig, first_set, resolve_references
 from adapters.errors import (
     AuthenticationFailed,
@@ -31,6 +32,8 @@ from adapters.types import (
     Completion,
     CompletionFold,
     CompletionRequest,
+    EmbeddingRequest,
+    Embeddings,
     FinishReason,
     Limits,
     ToolCall,
@@ -52,7 +55,7 @@ _STANDARD_FIELDS = (
 
 
 class LiteLLMAdapter(BaseAdapter):
-    """An adapter over litellm's completion call. The six providers are subclasses."""
+    """An adapter over litellm's calls. The six providers are subclasses."""
 
     prefix: ClassVar[str]  # litellm's name for the provider
     wire: ClassVar[_formats.WireFormat]
@@ -63,6 +66,8 @@ class LiteLLMAdapter(BaseAdapter):
     parts: ClassVar[tuple[_litellm.Part, ...]] = ()  # what every call needs of litellm
     asks_for_usage: ClassVar[bool] = False  # streams carry usage only when asked
     ignored: ClassVar[frozenset[str]] = frozenset()  # wishes this provider has no field for
+    embeds_as: ClassVar[EmbeddingFormat | None] = None
+    embedding_clients: ClassVar[_litellm.Clients] = "handler"
     reads_itself: ClassVar[bool] = False  # from the wire's JSON; litellm only sends the request
 
     def __init__(self, config: ModelConfig, *, deployment: str = "") -> None:
@@ -138,6 +143,21 @@ class LiteLLMAdapter(BaseAdapter):
                     finish_reason=answer.finish_reason, usage=answer.usage, model=answer.model
                 )
 
+    async def embed(self, request: EmbeddingRequest, *, limits: Limits = Limits()) -> Embeddings:
+        if self.embeds_as is None:
+            return await super().embed(request, limits=limits)
+        with self._scrubbed():
+            fields, content = self._embedding_fields(self.embeds_as, request)
+            await _litellm.load()
+            connection = self._connected()
+            asking = self._call(
+                connection, limits, streamed=False, wire=self.embeds_as.wire, content=content
+            )
+            async with asking as call:
+                async with Clocks(self.named(), limits).total():
+                    body = await _litellm.embed(call, connection, self.embedding_clients, fields)
+                return self._embedded(self.embeds_as, call, request, body)
+
     async def aclose(self) -> None:
         if self._connection is not None:
             await self._connection.aclose()
@@ -190,6 +210,37 @@ class LiteLLMAdapter(BaseAdapter):
             "api_key": self._api_key(),
             "api_base": self._api_base() + self.path,
         }
+
+    def _embedding_fields(
+        self, embeds_as: EmbeddingFormat, request: EmbeddingRequest
+    ) -> tuple[dict[str, Any], bytes]:
+        """What litellm is given to address a request with, and the request's own body."""
+        if request.has_tokens and not embeds_as.takes_tokens:
+            self._refuse("only openai takes tokens to embed; send the text itself")
+        fields = {
+            "model": f"{embeds_as.prefix}/{self.config.model}",
+            "input": ["none"],  # what is really sent, it need not see
+            "api_key": self._api_key(),
+            "api_base": self._api_base() + embeds_as.path,
+        }
+        return fields, dumps(embeds_as.write(self.config.model, request))
+
+    def _embedded(
+        self, embeds_as: EmbeddingFormat, call: Call, request: EmbeddingRequest, body: Any
+    ) -> Embeddings:
+        """The vectors, if they are all there and can be true."""
+        try:
+            vectors = read_vectors(embeds_as.found(body), request)
+        except ValueError as error:
+            raise MalformedResponse(f"the provider sent {error}", **self.named()) from None
+        except (AttributeError, KeyError, TypeError) as error:
+            message = f"the answer could not be read ({type(error).__name__})"
+            raise MalformedResponse(message, **self.named()) from None
+        return Embeddings(
+            vectors=vectors,
+            model=self._answered_as(call) or self.config.model,
+            usage=believable_usage(call.usage, lambda: count_inputs(request)),
+        )
 
     def _refuse_unknown(self, request: CompletionRequest) -> None:
         for name in request.extra:
@@ -251,16 +302,23 @@ class LiteLLMAdapter(BaseAdapter):
 
     @asynccontextmanager
     async def _call(
-        self, connection: _litellm.Connection, limits: Limits, *, streamed: bool
+        self,
+        connection: _litellm.Connection,
+        limits: Limits,
+        *,
+        streamed: bool,
+        wire: _formats.WireFormat | None = None,
+        content: bytes | None = None,
     ) -> AsyncIterator[Call]:
         call = Call(
-            format=self.wire,
+            format=wire or self.wire,
             limits=limits,
             inner=connection.pool(),
             streamed=streamed,
             about=self.named(),
             done_is_complete=self.config.done_without_finish == "complete",
-            reads_itself=self.reads_itself,
+            content=content,
+            reads_itself=self.reads_itself or content is not None,
         )
         try:
             yield call

@@ -36,6 +36,7 @@ ERROR_BODY_BYTES = 64 * 1024
 DRAIN_S = 0.2
 _JSON_HEADERS = {"accept": "application/json", "content-type": "application/json"}
 _ANSWER_HEADERS = {"content-type": "application/json"}  # of its headers litellm needs no other
+_SIZES = frozenset((b"content-length", b"transfer-encoding"))
 STEADY_IDS = 3  # an id seen this often in a row is the answer's own
 _UNSAFE_IN_LINES = (  # str.splitlines, which httpx uses, breaks lines at these
     (b"\xc2\x85", b"\\u0085"),
@@ -65,6 +66,8 @@ class WatchedTransport(httpx.AsyncBaseTransport):
         call.requests += 1
         if call.requests > 1:  # a hidden retry below us: the first outcome stands
             raise _refuse(call, ConnectionFailed("the connection failed", **call.about))
+        if call.content is not None:
+            request = _with_content(request, call.content)
         _prepare(request, call.limits)
         response = await _send(call, request)
         call.response = response
@@ -107,6 +110,12 @@ class WatchedSession:
 
 
 _parsed = lru_cache(maxsize=256)(httpx.URL)  # taking an address apart takes long
+
+
+def _with_content(request: httpx.Request, content: bytes) -> httpx.Request:
+    """The same request with another body."""
+    headers = [(name, value) for name, value in request.headers.raw if name.lower() not in _SIZES]
+    return httpx.Request(request.method, request.url, headers=headers, content=content)
 
 
 def _prepare(request: httpx.Request, limits: Limits) -> None:

@@ -7,11 +7,21 @@ from functools import cached_property
 from typing import ClassVar
 
 from adapters import _litellm
-from adapters._bound import Allowances, bound_prompt
+from adapters._bound import Allowances, bound_inputs, bound_prompt
 from adapters.config import ModelConfig
-from adapters.errors import About
+from adapters.errors import About, InvalidRequest
 from adapters.prices import capacity_of
-from adapters.types import Chunk, Completion, CompletionFold, CompletionRequest, Limits, Usage
+from adapters.types import (
+    Chunk,
+    Completion,
+    CompletionFold,
+    CompletionRequest,
+    EmbeddingRequest,
+    Embeddings,
+    Limits,
+    Request,
+    Usage,
+)
 
 IMAGE_TOKENS = 16_384  # of the models that see best; most need a tenth
 UNSEEN_TOKENS = 1_048_576  # of a file that only the provider opens, where no window is known
@@ -73,22 +83,37 @@ class BaseAdapter(ABC):
                 text so far as `partial_text`, or the provider's own error.
         """
 
+    async def embed(self, request: EmbeddingRequest, *, limits: Limits = Limits()) -> Embeddings:
+        """A vector for each input, in their order.
+
+        Raises:
+            InvalidRequest: the provider has no embeddings, or does not take tokens.
+            ProviderError: as `complete`.
+        """
+        raise InvalidRequest(
+            f"{self.config.provider.value} has no embeddings; ask a deployment of another provider",
+            **self.named(),
+        )
+
     def is_available(self) -> bool:
         """Whether a call could be made: the key is there. Makes no call."""
         return True
 
-    def is_warm(self, request: CompletionRequest) -> bool:
+    def is_warm(self, request: Request) -> bool:
         """Whether this call could begin at once; else it loads what it needs."""
         return True
 
-    async def warm(self, request: CompletionRequest) -> None:  # noqa: B027 - most load nothing
+    async def warm(self, request: Request) -> None:  # noqa: B027 - most load nothing
         """Load what this call needs, so that those seconds do not count as its own."""
 
-    def count(self, request: CompletionRequest, fold: CompletionFold) -> Usage:
+    def count(self, request: Request, fold: CompletionFold) -> Usage:
         """The tokens of an answer that broke off: its prompt, and what had come of it.
 
         Both are our own count; what the provider had written and we have not seen is allowed for.
+        Nothing is written where there was something to embed.
         """
+        if isinstance(request, EmbeddingRequest):
+            return Usage(prompt_tokens=count_inputs(request), estimated=True)
         calls = "".join(call.name + call.arguments for call in fold.tool_calls)
         written = _litellm.count_tokens(fold.text + fold.reasoning + calls)
         prompt = _litellm.count_tokens(prompt_text(request))
@@ -109,7 +134,7 @@ class BaseAdapter(ABC):
             estimated=True,
         )
 
-    def bound_prompt(self, request: CompletionRequest, *, margin: float = 1.5) -> int:
+    def bound_prompt(self, request: Request, *, margin: float = 1.5) -> int:
         """The most prompt tokens that this call can be billed for. Cheap, whatever the length.
 
         A short text has no more tokens than bytes. A long one is sampled, counted by a tokenizer
@@ -117,6 +142,8 @@ class BaseAdapter(ABC):
         not for a text made to deceive the samples. Pictures, sound and files have allowances.
         """
         count = _litellm.count_tokens if _litellm.is_loaded("tokenizer") else None
+        if isinstance(request, EmbeddingRequest):
+            return bound_inputs(request.inputs, count=count, margin=margin)
         return bound_prompt(request, self._allowances, count=count, margin=margin)
 
     def image_tokens(self) -> int:
@@ -142,6 +169,13 @@ class BaseAdapter(ABC):
     def named(self) -> About:
         """Who this is, as the errors say it."""
         return About(provider=self.config.provider.value, deployment=self.deployment)
+
+
+def count_inputs(request: EmbeddingRequest) -> int:
+    """Our own count of the tokens to be embedded."""
+    return sum(
+        _litellm.count_tokens(one) if isinstance(one, str) else len(one) for one in request.inputs
+    )
 
 
 def prompt_text(request: CompletionRequest) -> str:

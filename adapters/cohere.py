@@ -7,7 +7,7 @@ tokens of plain answers.
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
-from adapters import _formats
+from adapters import _embedding, _formats
 from adapters._provider import LiteLLMAdapter
 from adapters._read import Reader, as_arguments, as_id, as_text
 from adapters.types import Chunk, ToolCall, ToolCallDelta
@@ -26,6 +26,7 @@ class CohereAdapter(LiteLLMAdapter):
     extra_fields: ClassVar = LiteLLMAdapter.extra_fields | {"documents"}
     ignored: ClassVar = frozenset(("user", "safety_identifier"))
     reads_itself = True
+    embeds_as: ClassVar = _embedding.COHERE
 
     def write_fields(self, given: dict[str, Any]) -> dict[str, Any]:
         """litellm renames the sampling fields; the rest it would refuse or send misspelt."""

@@ -2,6 +2,7 @@
 
 from typing import ClassVar
 
+from adapters import _embedding
 from adapters._media import is_local
 from adapters._provider import OpenAILikeAdapter
 
@@ -13,6 +14,8 @@ class CustomAdapter(OpenAILikeAdapter):
     clients: ClassVar = "session"
     parts: ClassVar = ()
     default_base = ""
+    embeds_as: ClassVar = _embedding.CUSTOM
+    embedding_clients: ClassVar = "sdk"
 
     def fallback_key(self) -> str:
         return "none"

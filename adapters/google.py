@@ -2,7 +2,7 @@
 
 from typing import Any, ClassVar
 
-from adapters import _formats
+from adapters import _embedding, _formats
 from adapters._provider import LiteLLMAdapter
 
 
@@ -15,6 +15,8 @@ class GoogleAdapter(LiteLLMAdapter):
     path = "/v1beta"
     key_variables: ClassVar = ("GEMINI_API_KEY", "GOOGLE_API_KEY")
     ignored: ClassVar = frozenset(("user", "safety_identifier"))
+    embeds_as: ClassVar = _embedding.GOOGLE
+    embedding_clients: ClassVar = "seeded_for_google"
 
     def write_fields(self, given: dict[str, Any]) -> dict[str, Any]:
         if given.get("service_tier") == "auto":  # litellm would ask for the dearer tier

@@ -2,7 +2,7 @@
 
 from typing import Any, ClassVar
 
-from adapters import _formats
+from adapters import _embedding, _formats
 from adapters._provider import LiteLLMAdapter
 
 _UNKNOWN_TO_LITELLM = ("presence_penalty", "frequency_penalty")
@@ -17,6 +17,8 @@ class MistralAdapter(LiteLLMAdapter):
     key_variables: ClassVar = ("MISTRAL_API_KEY",)
     ignored: ClassVar = frozenset(("user", "safety_identifier"))
     reads_itself = True
+    embeds_as: ClassVar = _embedding.MISTRAL
+    embedding_clients: ClassVar = "sdk"
 
     def write_fields(self, given: dict[str, Any]) -> dict[str, Any]:
         passed = [name for name in _UNKNOWN_TO_LITELLM if name in given]

@@ -3,7 +3,9 @@
 import asyncio
 from collections.abc import AsyncGenerator, Callable, Sequence
 from dataclasses import dataclass
+from random import Random
 
+from adapters._embedding import read_vectors
 from adapters.base import BaseAdapter
 from adapters.config import LLMProvider, ModelConfig
 from adapters.errors import ProviderError, ProviderTimeout, StreamBroken
@@ -11,6 +13,8 @@ from adapters.types import (
     Chunk,
     Completion,
     CompletionRequest,
+    EmbeddingRequest,
+    Embeddings,
     FinishReason,
     Limits,
     ToolCall,
@@ -18,6 +22,8 @@ from adapters.types import (
     collect,
 )
 from adapters.types import ToolCallDelta as Delta
+
+DIMENSIONS = 8  # of a vector, where nobody says
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -54,6 +60,7 @@ class MockAdapter(BaseAdapter):
 
     Attributes:
         requests: Every request it was given, oldest first.
+        embedded: Every request for embeddings, likewise.
     """
 
     def __init__(
@@ -73,6 +80,7 @@ class MockAdapter(BaseAdapter):
             deployment=deployment,
         )
         self.requests: list[CompletionRequest] = []
+        self.embedded: list[EmbeddingRequest] = []
         self._script = script
         self._chunk_characters = chunk_characters
         self._sleep = sleep
@@ -127,6 +135,21 @@ class MockAdapter(BaseAdapter):
             model=model,
         )
 
+    async def embed(self, request: EmbeddingRequest, *, limits: Limits = Limits()) -> Embeddings:
+        """Vectors that depend on their inputs alone. Of the script only its errors are used."""
+        position = len(self.embedded)
+        self.embedded.append(request)
+        if not callable(self._script):
+            entry = self._script[min(position, len(self._script) - 1)]
+            if isinstance(entry, ProviderError):
+                raise entry
+        found = [_vector(one, request.dimensions or DIMENSIONS) for one in request.inputs]
+        return Embeddings(
+            vectors=read_vectors(found, request),
+            model=self.config.model,
+            usage=Usage(prompt_tokens=sum(map(_words, request.inputs))),
+        )
+
     async def _wait(self, seconds: float, limit_s: float, message: str) -> None:
         if seconds > limit_s:
             raise ProviderTimeout(message, **self.named())
@@ -145,3 +168,13 @@ class MockAdapter(BaseAdapter):
     def _count(self, request: CompletionRequest, reply: Reply) -> Usage:
         words = sum(len(str(message.get("content", "")).split()) for message in request.messages)
         return Usage(prompt_tokens=words, completion_tokens=len(reply.text.split()))
+
+
+def _vector(of: str | Sequence[int], dimensions: int) -> list[float]:
+    """Numbers between -1 and 1 that look like chance, each one that 32 bits can hold."""
+    rng = Random(repr(of))
+    return [rng.randrange(-1024, 1025) / 1024 for _ in range(dimensions)]
+
+
+def _words(of: str | Sequence[int]) -> int:
+    return len(of.split()) if isinstance(of, str) else len(of)

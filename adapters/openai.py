@@ -2,6 +2,7 @@
 
 from typing import ClassVar
 
+from adapters import _embedding
 from adapters._provider import OpenAILikeAdapter
 
 
@@ -10,6 +11,8 @@ class OpenAIAdapter(OpenAILikeAdapter):
 
     default_base = "https://api.openai.com/v1"
     key_variables: ClassVar = ("OPENAI_API_KEY",)
+    embeds_as: ClassVar = _embedding.OPENAI
+    embedding_clients: ClassVar = "sdk"
 
     def image_tokens(self) -> int:
         """The small 4o model bills many times the tokens of the others, at a low price."""

@@ -8,10 +8,10 @@ is no price.
 
 import math
 import re
-from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, replace
 from decimal import ROUND_CEILING, Decimal
-from functools import cache, lru_cache
+from functools import cache, lru_cache, partial
 from types import MappingProxyType
 from typing import Any, Literal
 
@@ -19,7 +19,7 @@ import orjson
 
 from adapters import _litellm
 from adapters.config import LLMProvider, ModelConfig, PriceConfig
-from adapters.types import CompletionRequest, Usage
+from adapters.types import CompletionRequest, EmbeddingRequest, Request, Usage
 
 PICO = 10**12  # pico-dollars in a dollar
 PICO_IN_NANO = 1_000
@@ -124,7 +124,7 @@ class Capacity:
 
 
 def price_of(
-    config: ModelConfig, *, answered_as: str = "", request: CompletionRequest | None = None
+    config: ModelConfig, *, answered_as: str = "", request: Request | None = None
 ) -> Price | None:
     """The price of a deployment; None where it is not known.
 
@@ -134,19 +134,22 @@ def price_of(
         config: The deployment.
         answered_as: The model the provider says it answered as. When it is another one, the dearer
             of the two counts.
-        request: What is asked. Some requests cost more than others: a dearer tier of service,
-            sound, a long-lived cache; and what tools that the provider runs itself will cost, no
-            list says.
+        request: What is asked; without one, any completion. Some requests cost more than others: a
+            dearer tier of service, sound, a long-lived cache; and what tools that the provider runs
+            itself will cost, no list says.
     """
     if config.price == "free":
         return FREE
     if config.price is not None:
         return _own_price(config.price)
-    wishes = wishes_of(request, config.provider)
-    listed = _list_price(config.provider, config.model, wishes)
+    if isinstance(request, EmbeddingRequest):
+        find = partial(_list_price_of_embedding, config.provider)
+    else:
+        find = partial(_list_price, config.provider, wishes=wishes_of(request, config.provider))
+    listed = find(config.model)
     if not answered_as or answered_as == config.model:
         return listed
-    other = _list_price(config.provider, answered_as, wishes)
+    other = find(answered_as)
     if listed is None or other is None:
         return listed or other
     return listed.or_dearer(other)
@@ -274,31 +277,34 @@ _LISTINGS = {
     LLMProvider.OPENAI: _Listing(("",), ("openai",)),
     LLMProvider.ANTHROPIC: _Listing(("",), ("anthropic",)),
     LLMProvider.GOOGLE: _Listing(("gemini/", ""), ("gemini",)),
-    LLMProvider.COHERE: _Listing(("",), ("cohere_chat", "cohere")),
+    LLMProvider.COHERE: _Listing(("", "cohere/"), ("cohere_chat", "cohere")),
     LLMProvider.MISTRAL: _Listing(("mistral/", ""), ("mistral",)),
 }
-_MODES = frozenset(("chat", "responses", "completion"))
+_CHAT = frozenset(("chat", "responses", "completion"))
+_EMBEDDING = frozenset(("embedding",))
 
 
 @cache
-def _rows() -> Mapping[str, Row]:
-    """The rows of the list that price a chat with one of our providers."""
+def _rows(modes: frozenset[str] = _CHAT) -> Mapping[str, Row]:
+    """The rows of the list that price a chat, or embeddings, with one of our providers."""
     owners = {owner for listing in _LISTINGS.values() for owner in listing.owners}
     return MappingProxyType(
         {
             name: MappingProxyType(row)
             for name, row in orjson.loads(_litellm.read_price_list()).items()
-            if row.get("litellm_provider") in owners and row.get("mode") in _MODES
+            if row.get("litellm_provider") in owners and row.get("mode") in modes
         }
     )
 
 
-def _row(provider: LLMProvider, model: str) -> Row | None:
+def _row(
+    provider: LLMProvider, model: str, rows: Callable[[], Mapping[str, Row]] = _rows
+) -> Row | None:
     """The row of a model, under one of its names."""
     listing = _LISTINGS.get(provider)
     if listing is None:
         return None
-    found = (_rows().get(prefix + name) for name in _names(model) for prefix in listing.prefixes)
+    found = (rows().get(prefix + name) for name in _names(model) for prefix in listing.prefixes)
     return next((row for row in found if row and row["litellm_provider"] in listing.owners), None)
 
 
@@ -339,6 +345,17 @@ def _list_price(provider: LLMProvider, model: str, wishes: Wishes) -> Price | No
             return None
         schedule.append(rates)
     return Price((tuple(schedule),), _call_pico(model, row))
+
+
+@lru_cache(maxsize=1024)
+def _list_price_of_embedding(provider: LLMProvider, model: str) -> Price | None:
+    """What the tokens of texts cost that are embedded; there are no others."""
+    row = _row(provider, model, partial(_rows, _EMBEDDING))
+    asked = None if row is None else _pico(row.get("input_cost_per_token"))
+    if asked is None:
+        return None
+    rates = replace(_NOTHING, input=asked, cached=asked, cache_write=asked, input_max=asked)
+    return Price(((rates,),))
 
 
 _ABOVE = re.compile(r"(?:input|output)_cost_per_token_above_(\d+)k_tokens")

@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 FinishReason = Literal["stop", "length", "tool_calls", "content_filter"]
+Vector = tuple[float, ...] | str
 Message = Mapping[str, Any]  # OpenAI's own shape; the wire is the one place where Any is honest
 
 
@@ -27,6 +28,27 @@ class CompletionRequest:
     seed: int | None = None
     reasoning_effort: str | None = None
     extra: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EmbeddingRequest:
+    """Texts to be turned into vectors; of OpenAI's own models, lists of tokens as well.
+
+    `None` means "not given": the model's own number of dimensions applies.
+    """
+
+    inputs: Sequence[str] | Sequence[Sequence[int]]
+    dimensions: int | None = None
+    encoding_format: Literal["float", "base64"] = "float"
+    user: str | None = None
+
+    @property
+    def has_tokens(self) -> bool:
+        """Whether an input is a list of tokens."""
+        return any(not isinstance(one, str) for one in self.inputs)
+
+
+Request = CompletionRequest | EmbeddingRequest
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -136,6 +158,19 @@ class Completion:
     model: str
     reasoning: str = ""
     tool_calls: tuple[ToolCall, ...] = ()
+    usage: Usage = Usage()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Embeddings:
+    """One vector for each input, in their order, all of one length.
+
+    A vector is its numbers, or, where that was asked for, the base64 of little-endian 32-bit
+    floats. `model` is the name the provider answered under.
+    """
+
+    vectors: tuple[Vector, ...]
+    model: str
     usage: Usage = Usage()
 
 
