@@ -17,7 +17,7 @@ from urllib.parse import SplitResult, quote, urlsplit
 from pydantic import BaseModel, ConfigDict, Field, SecretStr
 
 from adapters.config import ENV_REFERENCE, MissingVariable, ModelConfig, resolve_references
-from adapters.types import Limits, Message
+from adapters.types import EmbeddingRequest, Limits, Message
 from orchestrator.amounts import Caps, Every, nanousd
 from orchestrator.cross_checks import DATABASES, cross_check, wrong_database
 from orchestrator.errors import ConfigError
@@ -564,7 +564,8 @@ def _price_warnings(config: OrchestratorConfig) -> Iterator[str]:
     from adapters.prices import price_of  # noqa: PLC0415  # the price list: only who checks needs it
 
     for name, model in config.models.items():
-        if _money_is_limited(config.budgets, name) and price_of(model) is None:
+        prices = (price_of(model), price_of(model, request=EmbeddingRequest(inputs=())))
+        if _money_is_limited(config.budgets, name) and prices == (None, None):
             yield (
                 f"models.{name} has no known price, and while money is limited its calls are"
                 " refused; write price: {input_usd: ..., output_usd: ...}, or price: free"
