@@ -1,10 +1,12 @@
 """Decide what the simulated model says. The same ask, seed and turn give the same answer."""
 
 import re
+from array import array
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from hashlib import blake2b
+from math import sqrt
 from random import Random
 from typing import Any
 
@@ -18,6 +20,7 @@ from orchestrator.simulator.ask import (
     Answer,
     Ask,
     Call,
+    Embedding,
     Finish,
     Tokens,
     Tool,
@@ -129,6 +132,8 @@ class _Scene:
 def answer(ask: Ask, voice: Voice) -> Answer:
     """What the model says to this."""
     digest = ask.digest(voice.model, str(voice.seed), str(voice.turn))
+    if ask.embeds is not None:
+        return counted(ask, _embedded(ask, ask.embeds, voice, digest))
     rng = Random(digest)
     scene = _understand(ask, voice, rng)
     calls = _calls(scene)
@@ -142,7 +147,7 @@ def answer(ask: Ask, voice: Voice) -> Answer:
     said = Answer(
         model=voice.model,
         nonce=digest.hex(),
-        created=EPOCH + int.from_bytes(digest[:3]) * 2 % 31_536_000,
+        created=_created(digest),
         text=text,
         finish=finish,
         tokens=None,
@@ -150,6 +155,33 @@ def answer(ask: Ask, voice: Voice) -> Answer:
         calls=calls,
     )
     return counted(ask, limited(ask, said))
+
+
+def _created(digest: bytes) -> int:
+    return EPOCH + int.from_bytes(digest[:3]) * 2 % 31_536_000
+
+
+def _embedded(ask: Ask, embeds: Embedding, voice: Voice, digest: bytes) -> Answer:
+    """A vector for each turn, which depends on its text and on who is asked."""
+    return Answer(
+        model=voice.model,
+        nonce=digest.hex(),
+        created=_created(digest),
+        text="",
+        finish="stop",
+        tokens=None,
+        vectors=tuple(
+            _vector(Random(f"{voice.seed}/{voice.model}/{turn.text}"), embeds.dimensions)
+            for turn in ask.turns
+        ),
+    )
+
+
+def _vector(rng: Random, dimensions: int) -> tuple[float, ...]:
+    """A direction by chance, of length one, in numbers that 32 bits can hold."""
+    found = [rng.gauss() for _ in range(dimensions)]
+    length = sqrt(sum(number * number for number in found)) or 1.0
+    return tuple(array("f", (number / length for number in found)))
 
 
 def with_text(ask: Ask, said: Answer, text: str, *, finish: Finish | None = None) -> Answer:
@@ -160,6 +192,8 @@ def with_text(ask: Ask, said: Answer, text: str, *, finish: Finish | None = None
 def counted(ask: Ask, said: Answer) -> Answer:
     """The answer with what it bills."""
     prompt = ask.prompt_tokens()
+    if ask.embeds is not None:
+        return replace(said, tokens=Tokens(prompt, 0))
     cached = 0
     if prompt >= CACHE_FROM_TOKENS:
         cached = prompt * 3 // 4 // CACHE_BLOCK_TOKENS * CACHE_BLOCK_TOKENS

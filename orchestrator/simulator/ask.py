@@ -66,6 +66,21 @@ class Tool:
 
 
 @dataclass(frozen=True, slots=True)
+class Embedding:
+    """That what is said is to be turned into vectors, each turn into one.
+
+    Attributes:
+        dimensions: How many numbers each is to have.
+        packed: Whether they are wanted as base64.
+        tokens: How many tokens the turns are, where they came as such.
+    """
+
+    dimensions: int
+    packed: bool = False
+    tokens: int = 0
+
+
+@dataclass(frozen=True, slots=True)
 class Call:
     """A call the model makes."""
 
@@ -116,6 +131,7 @@ class Ask:
     thinks: bool = False
     include_usage: bool = True
     api_version: str = ""
+    embeds: Embedding | None = None
 
     @property
     def question(self) -> str:
@@ -129,6 +145,8 @@ class Ask:
 
     def prompt_tokens(self) -> int:
         """An estimate: four characters a token, a few for each message and image."""
+        if self.embeds is not None:
+            return self.embeds.tokens or sum(1 + len(turn.text) // 4 for turn in self.turns)
         characters = sum(len(turn.text) for turn in self.turns)
         images = sum(turn.images for turn in self.turns)
         tools = sum(len(orjson.dumps(tool.parameters)) + 40 for tool in self.tools)
@@ -145,6 +163,8 @@ class Ask:
             state.update(f"{tool.name}\0".encode("utf-8", "replace"))
         if self.schema is not None:
             state.update(orjson.dumps(self.schema, option=orjson.OPT_SORT_KEYS))
+        if self.embeds is not None:
+            state.update(f"{self.embeds}\0".encode())
         for part in (self.tool_choice, self.json, self.thinks, self.temperature, self.seed, *salt):
             state.update(f"{part}\0".encode("utf-8", "replace"))
         return state.digest()
@@ -173,6 +193,7 @@ class Answer:
     no_content: Literal["", "null", "absent"] = ""  # a fault: an answer without any
     piece_chars: int | None = None  # a fault: pieces of this width, for texts without end
     begun: str = ""  # the text that this one is the rest of
+    vectors: tuple[tuple[float, ...], ...] = ()  # where that is what was asked for
     quoted: int = 0  # how many of its last characters come once more, as the asker wants it
 
     @property

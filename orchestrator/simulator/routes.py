@@ -8,6 +8,7 @@ from typing import Literal
 from adapters.config import LLMProvider
 from orchestrator.simulator.anthropic import AnthropicFormat
 from orchestrator.simulator.cohere import CohereFormat
+from orchestrator.simulator.embeddings import EMBEDDINGS
 from orchestrator.simulator.google import GoogleFormat
 from orchestrator.simulator.mistral import MistralFormat
 from orchestrator.simulator.openai import CustomFormat, OpenAIFormat
@@ -41,7 +42,7 @@ ELSEWHERE = "/elsewhere"  # where redirects lead: answered like any other addres
 
 _GEMINI = re.compile(
     r"(?:/(?P<version>v1|v1beta|v1alpha))?/models/(?P<model>[^:]+):"
-    r"(?P<method>generateContent|streamGenerateContent)"
+    r"(?P<method>generateContent|streamGenerateContent|batchEmbedContents)"
 )
 _CHAT: dict[LLMProvider, re.Pattern[str]] = {
     LLMProvider.OPENAI: re.compile(r"(?:/v1)?/chat/completions"),
@@ -50,6 +51,13 @@ _CHAT: dict[LLMProvider, re.Pattern[str]] = {
     LLMProvider.ANTHROPIC: re.compile(r"(?:/v1)?/messages"),
     LLMProvider.COHERE: re.compile(r"(?:/v2)?/chat"),
     LLMProvider.GOOGLE: _GEMINI,
+}
+_EMBEDDING: dict[LLMProvider, re.Pattern[str]] = {
+    LLMProvider.OPENAI: re.compile(r"(?:/v1)?/embeddings"),
+    LLMProvider.CUSTOM: re.compile(r"(?:/v1)?/embeddings"),
+    LLMProvider.MISTRAL: re.compile(r"(?:/v1)?/embeddings"),
+    LLMProvider.COHERE: re.compile(r"(?:/v2)?/embed"),
+    LLMProvider.GOOGLE: re.compile(r"(?:/v1|/v1beta|/v1alpha)?/models/[^:]+:batchEmbedContents"),
 }
 _LISTING = re.compile(r"(?:/v1|/v1beta|/v1alpha|/v2)?/models")
 
@@ -76,6 +84,9 @@ def find_route(method: str, path: str, host: str) -> Route:
     if method == "GET" and _LISTING.fullmatch(rest):
         return Route(wire, "list", directives=directives)
     match = _CHAT[provider].fullmatch(rest)
+    embedding = _EMBEDDING.get(provider)
+    if embedding is not None and (found := embedding.fullmatch(rest)):
+        wire, match = EMBEDDINGS[provider], match or found
     if match is None or method != "POST":
         return Route(wire, "unknown", directives=directives)
     about = {name: value or "v1beta" for name, value in match.groupdict().items()}
@@ -90,7 +101,7 @@ def _provider(path: str, host: str) -> tuple[LLMProvider, str]:
         return LLMProvider.GOOGLE, path
     if path in ("/v1/messages", "/messages"):
         return LLMProvider.ANTHROPIC, path
-    if path == "/v2/chat":
+    if path in ("/v2/chat", "/v2/embed"):
         return LLMProvider.COHERE, path
     return HOSTS.get(host, LLMProvider.OPENAI), path
 
