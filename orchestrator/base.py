@@ -2,14 +2,14 @@
 
 import asyncio
 import logging
-from collections.abc import AsyncGenerator, Callable, Coroutine, Mapping, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import replace
 from functools import partial
 from math import ceil
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Self, TypeVar
 
 from adapters.base import BaseAdapter
 from adapters.config import ModelConfig
@@ -17,7 +17,14 @@ from adapters.errors import (
     StreamBroken,
 )
 from adapters.prices import price_of
-from adapters.types import Chunk, CompletionRequest, in_one_chunk
+from adapters.types import (
+    Chunk,
+    CompletionRequest,
+    EmbeddingRequest,
+    Embeddings,
+    Request,
+    in_one_chunk,
+)
 from orchestrator import billing
 from orchestrator.amounts import Amount
 from orchestrator.attempts import (
@@ -51,6 +58,7 @@ from orchestrator.config import (
     config_hash,
 )
 from orchestrator.deployment import Deployment
+from orchestrator.embedding import Wanted, need_one_model, response_of, titled
 from orchestrator.errors import (
     InvalidRun,
     JournalError,
@@ -80,12 +88,14 @@ from orchestrator.quoting import Basis, fitted_quote
 from orchestrator.recall import Recall
 from orchestrator.receipts import AttemptLog, StageLog
 from orchestrator.resolve import resolve
-from orchestrator.responses import OrchestratorResponse, Receipt
+from orchestrator.responses import EmbeddingsResponse, OrchestratorResponse, Receipt
 from orchestrator.routing import order
 from orchestrator.run import Run
 from orchestrator.synthesis import best
 from orchestrator.verdicts import absent, gather, need_a_draft, out_of_time, plain_failure
 from orchestrator.yaml_source import suggestion
+
+T = TypeVar("T")
 
 _log = logging.getLogger(__name__)
 
@@ -148,7 +158,7 @@ class BaseOrchestrator:
             for name, model in models.items()
         }
         self._retired: list[Deployment] = []
-        self._running: set[asyncio.Task[OrchestratorResponse]] = set()
+        self._running: set[asyncio.Task[Any]] = set()
         self._is_closed = False
         self._nonce = nonce
         self._journal = journal
@@ -277,6 +287,31 @@ class BaseOrchestrator:
         finally:
             await _end({task})
 
+    async def embed(self, what: EmbeddingRequest, request: RequestConfig) -> EmbeddingsResponse:
+        """A vector for each input, from a deployment or a route.
+
+        The call is reserved, paced, tried again and settled as any other. Another deployment of a
+        route may stand in only where all of them have the same model id: vectors of different
+        models do not mix. The vectors are neither cached nor written to a journal.
+
+        Args:
+            what: What is to be embedded.
+            request: Whom to ask, on whose behalf and within which budgets; no question.
+
+        Raises:
+            InvalidRun: the request asks for more than one model, or for what only answers have.
+            UnknownModel, BudgetExceeded, ProviderError, NoDeploymentLeft, DeadlineExceeded,
+            LedgerError: as `execute_request`.
+        """
+        run = self._begin(titled(request, what), is_live=False)
+        need_one_model(run.target, self._config)
+        task = self._started(self._drive_embedding(run, Wanted(what)))
+        try:
+            await asyncio.wait({task})
+            return _outcome(task)
+        finally:
+            await _end({task})
+
     def stream_request(self, request: RequestConfig) -> AsyncGenerator[Event, None]:
         """The events of a run as they happen; consume it inside `contextlib.aclosing`.
 
@@ -348,9 +383,12 @@ class BaseOrchestrator:
             raise OrchestratorError("The orchestrator is closed; make another one")
 
     def _start(self, run: Run) -> asyncio.Task[OrchestratorResponse]:
-        """A run is a task of its own: closing the orchestrator ends it, and not its caller."""
         self._refuse_if_closed()
-        task = asyncio.create_task(self._drive(run))
+        return self._started(self._drive(run))
+
+    def _started(self, driving: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
+        """A run is a task of its own: closing the orchestrator ends it, and not its caller."""
+        task = asyncio.create_task(driving)
         self._running.add(task)
         task.add_done_callback(self._running.discard)
         return task
@@ -495,9 +533,34 @@ class BaseOrchestrator:
         (member,) = run.target.members
         stage = run.begin_stage("answer", members=(member,))
         request = plain_request(run.request, run.messages)
-        answers, _ = await self._ask_all(
-            run, stage, [partial(self._ask, run, stage, member, request, deliver=True)]
+        await self._ask_alone(
+            run, stage, partial(self._ask, run, stage, member, request, deliver=True)
         )
+
+    async def _drive_embedding(self, run: Run, wanted: Wanted) -> EmbeddingsResponse:
+        try:
+            await self._open_ledger(run)
+            (member,) = run.target.members
+            stage = run.begin_stage("embed", members=(member,))
+            pursuit = Pursuit(
+                names=self._order(run, stage, member, wanted.request), request=wanted.request
+            )
+            once = partial(self._embed_once, run, stage, member, wanted)
+            await self._ask_alone(
+                run, stage, partial(self._pursue, run, stage, member, pursuit, once)
+            )
+            response = response_of(run, wanted)
+        except Exception as error:
+            self._fail(run, error)
+            raise
+        self._keep_receipt(run, response.receipt)
+        return response
+
+    async def _ask_alone(
+        self, run: Run, stage: StageLog, call: Callable[[], Coroutine[Any, Any, Answer]]
+    ) -> None:
+        """The one call of a stage; where it fails, so does the run."""
+        answers, _ = await self._ask_all(run, stage, [call])
         failed = answers[0].error if answers else None
         run.end_stage(stage, "failed" if failed or not answers else "ok")
         if not answers or (failed and run.is_over):
@@ -591,16 +654,14 @@ class BaseOrchestrator:
             limit = min(limit or run.max_tokens, run.max_tokens)
         return request if limit == request.max_tokens else replace(request, max_tokens=limit)
 
-    def _bound(self, run: Run, deployment: Deployment, request: CompletionRequest) -> Bound:
+    def _bound(self, run: Run, deployment: Deployment, request: Request) -> Bound:
         """The most a call can use up."""
         scopes = run.scopes_of(deployment.name)
         if self._books.ledger is None and not deployment.config.rates.tokens_per_minute:
             return NO_BOUND
         budgets = run.config.budgets
         prompt = deployment.adapter.bound_prompt(request, margin=budgets.margin)
-        completion = request.max_tokens or deployment.config.max_tokens
-        if completion is None:
-            completion = deployment.capacity.max_output_tokens or budgets.max_tokens
+        completion = deployment.longest(request, budgets)
         price = deployment.price(request)
         if price is None and any(scope.caps.money_nanousd is not None for scope in scopes):
             raise UnknownPrice(
@@ -649,10 +710,22 @@ class BaseOrchestrator:
             delivery=run.delivery if deliver else None,
             format_is_ours=format_is_ours,
         )
+        once = partial(self._ask_hedged, run, stage, member)
+        return await self._pursue(run, stage, member, pursuit, once)
+
+    async def _pursue(
+        self,
+        run: Run,
+        stage: StageLog,
+        member: Member,
+        pursuit: Pursuit,
+        once: Callable[[Pursuit], Awaitable[Answer]],
+    ) -> Answer:
+        """Attempts, until one succeeds or nothing may follow."""
         self._fallbacks.deposit(run.clock.monotonic())
         while True:
             pursuit.begin(run.deployments[pursuit.name], run.clock.monotonic())
-            answer = await self._ask_hedged(run, stage, member, pursuit)
+            answer = await once(pursuit)
             if answer.error is None or run.is_over:
                 return answer
             step = self._next_step(run, stage, pursuit, answer.error)
@@ -673,9 +746,7 @@ class BaseOrchestrator:
             if wait_s:
                 await run.clock.sleep(wait_s)
 
-    def _order(
-        self, run: Run, stage: StageLog, member: Member, request: CompletionRequest
-    ) -> list[str]:
+    def _order(self, run: Run, stage: StageLog, member: Member, request: Request) -> list[str]:
         """A member's deployments in the order in which to ask them.
 
         Of a resumed run, whoever had answered first: to ask another would be to pay again.
@@ -683,6 +754,7 @@ class BaseOrchestrator:
         names = self._by_strategy(run, stage, member, request)
         if len(names) == 1 or run.journal is None or run.journal.paid == Amount():
             return names
+        assert isinstance(request, CompletionRequest), "embeddings are in no journal"
         had_answered = {
             name
             for name in names
@@ -698,7 +770,7 @@ class BaseOrchestrator:
         return run.journal is not None and run.journal.holds(key)
 
     def _by_strategy(
-        self, run: Run, stage: StageLog, member: Member, request: CompletionRequest
+        self, run: Run, stage: StageLog, member: Member, request: Request
     ) -> list[str]:
         if len(member.deployments) == 1:
             return list(member.deployments)
@@ -817,21 +889,51 @@ class BaseOrchestrator:
                         attempt.tell(chunk)
                     await piece.hand_on(chunk)
             completion = piece.whole(attempt.fold.completion())
-        except (asyncio.CancelledError, Exception) as error:  # a bug in one call ends no panel
-            if _is_cancelled() or isinstance(error, RaceLost):  # whatever the adapter made of it
-                if race is not None and race.has_lost(attempt):
-                    attempt.ending = "another attempt at the same call was first"
-                attempt.cancelled()
-                raise asyncio.CancelledError from error
-            failure = _as_failure(error, deployment, attempt.fold.text)
-            attempt.failed(failure)
-            return Answer(
-                member=member, deployment=name, error=failure, elapsed_s=attempt.elapsed_s
-            )
+        except (asyncio.CancelledError, Exception) as error:  # noqa: BLE001 - a bug ends no panel
+            if race is not None and race.has_lost(attempt):
+                attempt.ending = "another attempt at the same call was first"
+            return _failed(attempt, deployment, error)
         attempt.finished(completion)
         return Answer(
             member=member, deployment=name, completion=completion, elapsed_s=attempt.elapsed_s
         )
+
+    async def _embed_once(
+        self, run: Run, stage: StageLog, member: Member, wanted: Wanted, pursuit: Pursuit
+    ) -> Answer:
+        """One attempt at embeddings, to its end."""
+        deployment = run.deployments[pursuit.name]
+        attempt = AttemptLog(stage, member, pursuit.name, deployment.config, pursuit.number)
+        attempt.may_wait = not any(_is_free(run, pursuit, one) for one in pursuit.names)
+        try:
+            found = await self._embed(run, deployment, wanted.request, attempt)
+        except (asyncio.CancelledError, Exception) as error:  # noqa: BLE001 - as of any call
+            return _failed(attempt, deployment, error)
+        completion = wanted.keep(found)
+        attempt.finished(completion, is_embedding=True)
+        return Answer(
+            member=member,
+            deployment=pursuit.name,
+            completion=completion,
+            elapsed_s=attempt.elapsed_s,
+        )
+
+    async def _embed(
+        self, run: Run, deployment: Deployment, request: EmbeddingRequest, attempt: AttemptLog
+    ) -> Embeddings:
+        """One real call for embeddings, behind the guards of every other."""
+        await self._warm(run, deployment, attempt)
+        bound = self._bound(run, deployment, request)
+        async with (
+            Place(run, deployment, bound, attempt),
+            Permit(run, deployment, attempt),
+            Hold(self._books, run, deployment, request, bound, attempt) as hold,
+        ):
+            found = await _embeddings(run, deployment, request)
+            attempt.add(Chunk(finish_reason="stop", usage=found.usage, model=found.model))
+            hold.settle(None)
+        deployment.times(is_live=False).add(attempt.elapsed_s)
+        return found
 
     async def _ask_all(
         self,
@@ -891,7 +993,36 @@ async def _answer(
         raise
 
 
-def _outcome(task: asyncio.Task[OrchestratorResponse]) -> OrchestratorResponse:
+async def _embeddings(run: Run, deployment: Deployment, request: EmbeddingRequest) -> Embeddings:
+    """The deployment's vectors."""
+    try:
+        return await deployment.adapter.embed(request, limits=run.call_limits())
+    except Exception as error:
+        if _is_cancelled():  # the guards are to know, whatever the adapter made of it
+            raise asyncio.CancelledError from error
+        raise
+
+
+def _failed(attempt: AttemptLog, deployment: Deployment, error: BaseException) -> Answer:
+    """What an attempt comes to that has failed.
+
+    Raises:
+        CancelledError: it was cancelled, or is of no use any more.
+    """
+    if _is_cancelled() or isinstance(error, RaceLost):  # whatever the adapter made of it
+        attempt.cancelled()
+        raise asyncio.CancelledError from error
+    failure = _as_failure(error, deployment, attempt.fold.text)
+    attempt.failed(failure)
+    return Answer(
+        member=attempt.member,
+        deployment=deployment.name,
+        error=failure,
+        elapsed_s=attempt.elapsed_s,
+    )
+
+
+def _outcome(task: asyncio.Task[T]) -> T:
     """What a run came to: its response, or its error."""
     if task.cancelled():
         raise OrchestratorError("The orchestrator was closed while the run went on")

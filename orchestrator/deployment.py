@@ -4,7 +4,7 @@ from adapters.base import BaseAdapter
 from adapters.config import ModelConfig
 from adapters.factory import create_adapter
 from adapters.prices import Capacity, Price, capacity_of, price_of
-from adapters.types import CompletionRequest, Usage
+from adapters.types import CompletionRequest, EmbeddingRequest, Request, Usage
 from orchestrator.attempts import retry_budget
 from orchestrator.breaker import Breaker
 from orchestrator.clock import Clock
@@ -59,7 +59,7 @@ class Deployment:
         """How many tokens fit, as far as that is known."""
         return capacity_of(self.config)
 
-    def price(self, request: CompletionRequest, answered_as: str = "") -> Price | None:
+    def price(self, request: Request, answered_as: str = "") -> Price | None:
         """What tokens of a request cost; the dearer where another model answers. None: unknown."""
         return price_of(self.config, answered_as=answered_as, request=request)
 
@@ -70,13 +70,18 @@ class Deployment:
             prompt = self.adapter.bound_prompt(request, margin=budgets.margin)
         return usual_limit(budgets, capacity, prompt)
 
+    def longest(self, request: Request, budgets: BudgetsConfig) -> int:
+        """The most tokens that can come of a request. Vectors are not counted in tokens."""
+        if isinstance(request, EmbeddingRequest):
+            return 0
+        asked = request.max_tokens or self.config.max_tokens
+        return asked or self.capacity.max_output_tokens or budgets.max_tokens
+
     def times(self, *, is_live: bool) -> Latencies:
         """Seconds after which recent calls had something to give, streamed or in one piece."""
         return self.latencies if is_live else self.durations
 
-    def candidate(
-        self, priced: CompletionRequest | None = None, *, is_live: bool = True
-    ) -> Candidate:
+    def candidate(self, priced: Request | None = None, *, is_live: bool = True) -> Candidate:
         """What a strategy sees of it; its price only where there is a request to reckon with."""
         return Candidate(
             name=self.name,
@@ -87,13 +92,15 @@ class Deployment:
             is_ready=self.breaker.is_ready,
         )
 
-    def _usual_price(self, request: CompletionRequest) -> int | None:
+    def _usual_price(self, request: Request) -> int | None:
         """What a call would cost with an answer of usual length."""
         price = self.price(request)
         if price is None:
             return None
         prompt = self.adapter.bound_prompt(request)
-        completion = min(request.max_tokens or USUAL_TOKENS, USUAL_TOKENS)
+        completion = 0
+        if isinstance(request, CompletionRequest):
+            completion = min(request.max_tokens or USUAL_TOKENS, USUAL_TOKENS)
         return price.cost_nanousd(Usage(prompt_tokens=prompt, completion_tokens=completion))
 
     async def aclose(self) -> None:

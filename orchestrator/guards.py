@@ -6,7 +6,7 @@ Only `base.py` uses them, and only here do they meet: what stands behind them is
 from dataclasses import replace
 from functools import partial
 from math import ceil
-from typing import Self
+from typing import Generic, Self, TypeVar
 
 from adapters.errors import (
     ConnectionFailed,
@@ -16,7 +16,7 @@ from adapters.errors import (
     RateLimited,
     StreamBroken,
 )
-from adapters.types import Chunk, CompletionRequest, Usage
+from adapters.types import Chunk, CompletionRequest, EmbeddingRequest, Usage
 from orchestrator import billing
 from orchestrator.billing import Bound, Posting
 from orchestrator.books import Books
@@ -28,6 +28,8 @@ from orchestrator.pacing import Ending
 from orchestrator.receipts import AttemptLog
 from orchestrator.responses import AttemptStatus
 from orchestrator.run import Run
+
+Asked = TypeVar("Asked", CompletionRequest, EmbeddingRequest)
 
 BROKEN_OFF = (StreamBroken, ProviderTimeout, ConnectionFailed)  # nobody knows what was to come
 SETTLING_S = 60.0  # how long after its time a call's reservation still stands
@@ -86,7 +88,7 @@ class Permit:
         self._breaker.settle(self._ticket, outcome, type(error).__name__)
 
 
-class Hold:
+class Hold(Generic[Asked]):
     """What a call could use up, reserved in every budget it counts in, then settled.
 
     Attributes:
@@ -98,11 +100,11 @@ class Hold:
         books: Books,
         run: Run,
         deployment: Deployment,
-        request: CompletionRequest,
+        request: Asked,
         bound: Bound,
         attempt: AttemptLog,
     ) -> None:
-        self.request = request
+        self.request: Asked = request
         self._books = books
         self._run = run
         self._deployment = deployment
@@ -166,6 +168,8 @@ class Hold:
         """
         budgets, dimension, scope = self._run.config.budgets, error.dimension, error.scope
         if dimension is None or scope is None or "max_tokens" not in budgets.shrink:
+            raise error
+        if isinstance(self.request, EmbeddingRequest):  # there is no answer to shorten
             raise error
         left = getattr(scope.caps, dimension) - getattr(error.spent, dimension)
         price = self._deployment.price(self.request)

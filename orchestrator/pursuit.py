@@ -6,7 +6,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 from adapters.errors import MalformedResponse
-from adapters.types import Chunk, Completion, CompletionRequest
+from adapters.types import Chunk, Completion, CompletionRequest, Request
 from orchestrator.attempts import Fallback, Retry
 from orchestrator.channel import Delivery
 from orchestrator.continuation import (
@@ -40,7 +40,7 @@ class Pursuit:
     """
 
     names: list[str]
-    request: CompletionRequest
+    request: Request
     delivery: Delivery | None = None
     format_is_ours: bool = False
     name: str = ""
@@ -80,7 +80,7 @@ class Pursuit:
         elif step.simpler and self._prefilled:
             self._prefills = False
         elif step.simpler:
-            self.request = replace(self.request, response_format=None)
+            self.request = replace(self._question, response_format=None)
 
     def hedge(self) -> str:
         """The deployment to ask beside the one that is late."""
@@ -98,6 +98,11 @@ class Pursuit:
         if self._text:
             return "continuation"
         return "retry" if isinstance(step, Retry) else "fallback"
+
+    @property
+    def _question(self) -> CompletionRequest:
+        assert isinstance(self.request, CompletionRequest), "there is one way to ask for vectors"
+        return self.request
 
     @property
     def _text(self) -> str:
@@ -121,21 +126,21 @@ class Pursuit:
     @property
     def can_simplify(self) -> bool:
         """Whether this deployment can be asked in a simpler way than it just was."""
-        by_format = self.format_is_ours and self.request.response_format is not None
+        by_format = self.format_is_ours and self._question.response_format is not None
         return self._prefilled or by_format
 
     def open(self, deployment: Deployment) -> "Piece":
         """What the next attempt is asked, and where its words go."""
-        delivery, text = self.delivery, self._text
+        delivery, text, question = self.delivery, self._text, self._question
         self._prefilled = False
         if delivery is None or not text:
-            return Piece(self.request, delivery, is_quiet=bool(delivery and delivery.reasoning))
+            return Piece(question, delivery, is_quiet=bool(delivery and delivery.reasoning))
         prefill = deployment.config.prefill and self._prefills
         # It gets no tools, and some providers refuse a conversation that speaks of them then.
-        told = replace(self.request, messages=without_tools(self.request.messages))
+        told = replace(question, messages=without_tools(question.messages))
         request = continuation_request(told, text, prefill=prefill)
         self._prefilled = is_prefilled(request)
-        wants_json = asks_for_json(self.request.response_format)
+        wants_json = asks_for_json(question.response_format)
         seam = Seam(text, anchored=not self._prefilled)
         return Piece(request, delivery, seam, is_quiet=True, wants_json=wants_json)
 

@@ -193,8 +193,8 @@ class AttemptLog:
                 )
             )
 
-    def finished(self, completion: Completion) -> None:
-        usable = is_usable(completion)
+    def finished(self, completion: Completion, *, is_embedding: bool = False) -> None:
+        usable = is_embedding or is_usable(completion)
         self.stage.channel.put(
             AttemptFinished(
                 stage=self.stage.name,

@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 from pydantic import TypeAdapter
 
-from adapters.types import FinishReason, ToolCall, Usage
+from adapters.types import FinishReason, ToolCall, Usage, Vector
 
 RunStatus = Literal["complete", "degraded", "partial", "failed"]
 AttemptStatus = Literal["ok", "failed", "cancelled"]
@@ -148,6 +148,25 @@ class OrchestratorResponse:
     @property
     def usage(self) -> Usage:
         """Tokens of the whole run, every call that was paid for included."""
+        return self.receipt.usage
+
+    @property
+    def cost_nanousd(self) -> int:
+        """Money of the whole run in nano-dollars, as far as prices are known."""
+        return self.receipt.cost_nanousd
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EmbeddingsResponse:
+    """A vector for each input, in their order, all of the same model."""
+
+    vectors: tuple[Vector, ...]
+    model: str  # the model id the provider answered under
+    receipt: Receipt
+
+    @property
+    def usage(self) -> Usage:
+        """Tokens of the whole run."""
         return self.receipt.usage
 
     @property
