@@ -165,6 +165,11 @@ class EmbeddingsResponse:
     receipt: Receipt
 
     @property
+    def status(self) -> RunStatus:
+        """As in `OrchestratorResponse`; vectors are all there, or there are none."""
+        return self.receipt.status
+
+    @property
     def usage(self) -> Usage:
         """Tokens of the whole run."""
         return self.receipt.usage

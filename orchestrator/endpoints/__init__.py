@@ -7,7 +7,15 @@ in the process are one and the same.
 from collections.abc import Awaitable, Callable, Mapping
 
 from orchestrator.clock import Clock
-from orchestrator.endpoints import chat, messages, models, older, orchestrations, responses
+from orchestrator.endpoints import (
+    chat,
+    embeddings,
+    messages,
+    models,
+    older,
+    orchestrations,
+    responses,
+)
 from orchestrator.endpoints.behalf import on_behalf
 from orchestrator.endpoints.calls import Call, Engine, Reply, Service, fault, refusal
 from orchestrator.wire.errors import Refused
@@ -19,6 +27,7 @@ Answering = Callable[[Service, Call], Awaitable[Reply]]
 ROUTES: Mapping[tuple[str, str], Answering] = {
     ("POST", "/v1/chat/completions"): chat.answer,
     ("POST", "/v1/responses"): responses.answer,
+    ("POST", "/v1/embeddings"): embeddings.answer,
     ("POST", "/v1/messages"): messages.answer,
     ("POST", "/v1/messages/count_tokens"): messages.count,
     ("GET", "/v1/models"): models.answer_all,

@@ -6,10 +6,11 @@ Here, and not in each endpoint, so that none can forget it.
 from collections.abc import AsyncGenerator, Callable, Mapping
 from contextlib import aclosing
 
+from adapters.types import EmbeddingRequest
 from orchestrator.config import OrchestratorConfig, RequestConfig, TenantWindow
 from orchestrator.endpoints.calls import Call, Engine, Service
 from orchestrator.events import Event, RunFailed, RunFinished
-from orchestrator.responses import OrchestratorResponse, Receipt
+from orchestrator.responses import EmbeddingsResponse, OrchestratorResponse, Receipt
 
 
 def on_behalf(service: Service, call: Call) -> Service:
@@ -56,6 +57,11 @@ class _OnBehalf:
                     case _:
                         pass
                 yield event
+
+    async def embed(self, what: EmbeddingRequest, request: RequestConfig) -> EmbeddingsResponse:
+        response = await self._engine.embed(what, self._bounded(request))
+        self._count(response.usage.total_tokens)
+        return response
 
     async def receipt(self, run_id: str, *, tenant: str = "") -> Receipt | None:
         return await self._engine.receipt(run_id, tenant=tenant)

@@ -5,10 +5,11 @@ from collections.abc import AsyncGenerator, Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Protocol
 
+from adapters.types import EmbeddingRequest
 from orchestrator.clock import Clock, SystemClock
 from orchestrator.config import OrchestratorConfig, RequestConfig, TenantWindow
 from orchestrator.events import Event
-from orchestrator.responses import OrchestratorResponse, Receipt
+from orchestrator.responses import EmbeddingsResponse, OrchestratorResponse, Receipt
 from orchestrator.wire.errors import Fault, Refused, fault_of
 from orchestrator.wire.writing import dump
 
@@ -29,6 +30,8 @@ class Engine(Protocol):
     async def execute_request(self, request: RequestConfig) -> OrchestratorResponse: ...
 
     def stream_request(self, request: RequestConfig) -> AsyncGenerator[Event, None]: ...
+
+    async def embed(self, what: EmbeddingRequest, request: RequestConfig) -> EmbeddingsResponse: ...
 
     async def receipt(self, run_id: str, *, tenant: str = "") -> Receipt | None: ...
 

@@ -10,6 +10,7 @@ from pydantic.json_schema import models_json_schema
 from orchestrator.endpoints import ROUTES, Answering, messages, older
 from orchestrator.server.metrics import CONTENT_TYPE
 from orchestrator.wire.chat import ChatBody
+from orchestrator.wire.embeddings import EmbeddingsBody
 from orchestrator.wire.messages import CountBody, MessagesBody
 from orchestrator.wire.native import RunBody
 from orchestrator.wire.reading import Body
@@ -20,6 +21,7 @@ Json = dict[str, Any]
 # What is wanted in the body of a request. Where nothing stands here, any object is.
 BODIES: Mapping[str, type[Body]] = {
     "/v1/chat/completions": ChatBody,
+    "/v1/embeddings": EmbeddingsBody,
     "/v1/messages": MessagesBody,
     "/v1/messages/count_tokens": CountBody,
     "/v1/orchestrations": RunBody,

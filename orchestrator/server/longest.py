@@ -2,10 +2,11 @@
 
 from collections.abc import AsyncGenerator, Mapping
 
+from adapters.types import EmbeddingRequest
 from orchestrator.config import OrchestratorConfig, RequestConfig
 from orchestrator.endpoints.calls import Engine
 from orchestrator.events import Event
-from orchestrator.responses import OrchestratorResponse, Receipt
+from orchestrator.responses import EmbeddingsResponse, OrchestratorResponse, Receipt
 from orchestrator.wire.errors import Refused
 
 
@@ -36,6 +37,10 @@ class Bounded:
         """Its events, likewise."""
         self._check(request)
         return self._engine.stream_request(request)
+
+    async def embed(self, what: EmbeddingRequest, request: RequestConfig) -> EmbeddingsResponse:
+        """The vectors, which have no length to be asked for."""
+        return await self._engine.embed(what, request)
 
     async def receipt(self, run_id: str, *, tenant: str = "") -> Receipt | None:
         return await self._engine.receipt(run_id, tenant=tenant)

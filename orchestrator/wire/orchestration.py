@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from decimal import Decimal
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Protocol
 
 from pydantic import Field, StrictBool
 
@@ -17,7 +17,7 @@ from orchestrator.events import (
     StageFinished,
     StageStarted,
 )
-from orchestrator.responses import OrchestratorResponse
+from orchestrator.responses import OrchestratorResponse, Receipt, RunStatus
 from orchestrator.wire.reading import Body
 
 
@@ -40,6 +40,36 @@ class Orchestration(Body):
         return self.model_dump(exclude={"progress"}, exclude_unset=True)
 
 
+class Ended(Protocol):
+    """What a run came to, whatever it was asked for."""
+
+    @property
+    def receipt(self) -> Receipt: ...
+
+    @property
+    def status(self) -> RunStatus: ...
+
+    @property
+    def cost_nanousd(self) -> int: ...
+
+
+def record(ended: Sequence[Ended]) -> dict[str, Any]:
+    """What the records say of finished runs, in a reply."""
+    return {
+        "run_id": ended[0].receipt.run_id,
+        "status": worst(ended),
+        "calls": sum(one.receipt.calls for one in ended),
+        "cost_usd": dollars(ended),
+        **_unpriced(ended),
+    }
+
+
+def _unpriced(ended: Sequence[Ended]) -> dict[str, Any]:
+    """Who was called and has no known price, if anybody."""
+    names = {name for one in ended for name in one.receipt.unpriced}
+    return {"unpriced": sorted(names)} if names else {}
+
+
 def outcome(
     responses: Sequence[OrchestratorResponse], ignored: Mapping[str, str]
 ) -> dict[str, Any]:
@@ -56,9 +86,7 @@ def outcome(
     }
     if len(responses) > 1:
         told["run_ids"] = [response.receipt.run_id for response in responses]
-    unpriced = {name for response in responses for name in response.receipt.unpriced}
-    if unpriced:
-        told["unpriced"] = sorted(unpriced)
+    told |= _unpriced(responses)
     if ignored:
         told["ignored"] = dict(ignored)
     return told
@@ -67,7 +95,7 @@ def outcome(
 _WORST = ("failed", "partial", "degraded", "complete")
 
 
-def worst(responses: Sequence[OrchestratorResponse]) -> str:
+def worst(responses: Sequence[Ended]) -> str:
     """The status of them all: the worst of any."""
     return min((response.status for response in responses), key=_WORST.index)
 
@@ -85,14 +113,12 @@ def is_recalled(responses: Sequence[OrchestratorResponse]) -> bool:
     )
 
 
-def dollars(responses: Sequence[OrchestratorResponse]) -> float:
+def dollars(responses: Sequence[Ended]) -> float:
     """What runs have cost, in US dollars, as far as prices are known."""
     return float(Decimal(sum(response.cost_nanousd for response in responses)).scaleb(-9))
 
 
-def headers(
-    responses: Sequence[OrchestratorResponse], ignored: Mapping[str, str]
-) -> dict[str, str]:
+def headers(responses: Sequence[Ended], ignored: Mapping[str, str]) -> dict[str, str]:
     """What the headers of a whole reply say of its runs."""
     return {
         "x-orchestrator-run-id": responses[0].receipt.run_id,
