@@ -5,7 +5,7 @@ those, and guess what kind of text it has. It still addresses a request and sign
 """
 
 import math
-import sys
+import struct
 from array import array
 from base64 import b64decode, b64encode
 from collections.abc import Callable, Mapping, Sequence
@@ -16,7 +16,7 @@ from adapters import _formats
 from adapters._formats import Json, WireFormat
 from adapters.types import EmbeddingRequest, Usage, Vector
 
-Tokens = Sequence[int]
+FLOAT_BYTES = 4
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -54,7 +54,7 @@ def read_vectors(found: Sequence[Any], request: EmbeddingRequest) -> tuple[Vecto
     for one in found:
         numbers = _numbers(one)
         lengths.add(len(numbers))
-        vectors.append(_packed(one, numbers) if is_packed else tuple(numbers))
+        vectors.append(_as_base64(one, numbers) if is_packed else tuple(numbers))
     if len(lengths) > 1 or 0 in lengths:
         raise ValueError(f"vectors of {_listed(lengths)} numbers, which are not of one length")
     if request.dimensions is not None and lengths != {request.dimensions}:
@@ -64,14 +64,19 @@ def read_vectors(found: Sequence[Any], request: EmbeddingRequest) -> tuple[Vecto
     return tuple(vectors)
 
 
+def _as_base64(one: Any, numbers: Sequence[float]) -> str:
+    """As it came, if it came so."""
+    return one if isinstance(one, str) else packed(numbers)
+
+
 def _listed(lengths: set[int]) -> str:
     return " and ".join(str(length) for length in sorted(lengths))
 
 
-def _numbers(one: Any) -> "array[float]":
+def _numbers(one: Any) -> Sequence[float]:
     """A vector that stands there as a list of numbers, or as the base64 of 32-bit floats."""
     try:
-        numbers = _unpacked(one) if isinstance(one, str) else array("d", one)
+        numbers = unpacked(one) if isinstance(one, str) else array("d", one)
     except (TypeError, ValueError, OverflowError):
         raise ValueError("something else than numbers in a vector") from None
     if not all(map(math.isfinite, numbers)):
@@ -79,17 +84,16 @@ def _numbers(one: Any) -> "array[float]":
     return numbers
 
 
-def _unpacked(text: str) -> "array[float]":
-    numbers = array("f")
-    numbers.frombytes(b64decode(text, validate=True))
-    if sys.byteorder == "big":
-        numbers.byteswap()
-    return numbers
+def unpacked(text: str) -> tuple[float, ...]:
+    """The numbers in the base64 of a vector.
 
-
-def _packed(one: Any, numbers: "array[float]") -> str:
-    """The base64 of a vector: as it came, or made of its numbers."""
-    return one if isinstance(one, str) else packed(numbers)
+    Raises:
+        ValueError: it is none, or not of whole numbers.
+    """
+    raw = b64decode(text, validate=True)
+    if len(raw) % FLOAT_BYTES:
+        raise ValueError("half a number")
+    return struct.unpack(f"<{len(raw) // FLOAT_BYTES}f", raw)
 
 
 def packed(numbers: Sequence[float]) -> str:
@@ -98,12 +102,10 @@ def packed(numbers: Sequence[float]) -> str:
     Raises:
         ValueError: a number is too large for that.
     """
-    floats = array("f", numbers)
-    if not all(map(math.isfinite, floats)):
-        raise ValueError("a number that no 32-bit float can hold")
-    if sys.byteorder == "big":
-        floats.byteswap()
-    return b64encode(floats.tobytes()).decode()
+    try:
+        return b64encode(struct.pack(f"<{len(numbers)}f", *numbers)).decode()
+    except OverflowError:
+        raise ValueError("a number that no 32-bit float can hold") from None
 
 
 def believable_usage(usage: Usage | None, count: Callable[[], int]) -> Usage:

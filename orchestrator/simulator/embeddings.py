@@ -1,8 +1,8 @@
 """The embeddings of the providers that have them; errors and headers are those of their chats."""
 
-from array import array
 from base64 import b64encode
 from collections.abc import Callable, Mapping, Sequence
+from struct import pack
 from typing import Any
 
 import orjson
@@ -191,4 +191,4 @@ def _vectors(answer: Answer) -> tuple[tuple[float, ...], ...]:
 
 
 def _packed(vector: tuple[float, ...]) -> str:
-    return b64encode(array("f", vector).tobytes()).decode()
+    return b64encode(pack(f"<{len(vector)}f", *vector)).decode()

@@ -184,6 +184,7 @@ async def test_vectors_come_in_the_order_of_their_index() -> None:
         ([{"embedding": [1]}, {"embedding": ["x"]}], "something else than numbers"),
         ([{"embedding": [1]}, {"embedding": None}], "something else than numbers"),
         ([{"embedding": [1]}, {"embedding": "?"}], "something else than numbers"),
+        ([{"embedding": [1]}, {"embedding": "AAAA"}], "something else than numbers"),
         ([{"embedding": [1]}, {"embedding": "AADAfw=="}], "not finite"),
         ([{"embedding": [1]}, {}], r"could not be read \(KeyError\)"),
         ([1, 2], r"could not be read \(AttributeError\)"),
