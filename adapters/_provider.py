@@ -36,6 +36,7 @@ from adapters.types import (
     Embeddings,
     FinishReason,
     Limits,
+    Request,
     ToolCall,
 )
 
@@ -54,6 +55,11 @@ _STANDARD_FIELDS = (
 )
 
 
+def _parts_of(clients: _litellm.Clients) -> tuple[_litellm.Part, ...]:
+    """What every call through these clients needs of litellm."""
+    return ("sdk",) if clients == "sdk" else ()
+
+
 class LiteLLMAdapter(BaseAdapter):
     """An adapter over litellm's calls. The six providers are subclasses."""
 
@@ -63,7 +69,6 @@ class LiteLLMAdapter(BaseAdapter):
     path: ClassVar[str] = ""  # what litellm wants behind the base
     key_variables: ClassVar[tuple[str, ...]] = ()
     clients: ClassVar[_litellm.Clients] = "handler"
-    parts: ClassVar[tuple[_litellm.Part, ...]] = ()  # what every call needs of litellm
     asks_for_usage: ClassVar[bool] = False  # streams carry usage only when asked
     ignored: ClassVar[frozenset[str]] = frozenset()  # wishes this provider has no field for
     embeds_as: ClassVar[EmbeddingFormat | None] = None
@@ -81,23 +86,27 @@ class LiteLLMAdapter(BaseAdapter):
         except AuthenticationFailed:
             return False
 
-    def is_warm(self, request: CompletionRequest) -> bool:
+    def is_warm(self, request: Request) -> bool:
         return _litellm.is_loaded(*self._parts(request))
 
-    async def warm(self, request: CompletionRequest) -> None:
+    async def warm(self, request: Request) -> None:
         await _litellm.load(*self._parts(request))
 
-    def _parts(self, request: CompletionRequest) -> tuple[_litellm.Part, ...]:
+    def _parts(self, request: Request) -> tuple[_litellm.Part, ...]:
         """What a call needs of litellm: a tokenizer only where bytes are too many for a bound."""
-        is_short = BYTES_A_CHARACTER * len(prompt_text(request)) <= SHORT_BYTES
-        return self.parts if is_short else (*self.parts, "tokenizer")
+        if isinstance(request, EmbeddingRequest):
+            clients, characters = self.embedding_clients, sum(map(len, request.inputs))
+        else:
+            clients, characters = self.clients, len(prompt_text(request))
+        is_short = BYTES_A_CHARACTER * characters <= SHORT_BYTES
+        return _parts_of(clients) if is_short else (*_parts_of(clients), "tokenizer")
 
     async def complete(
         self, request: CompletionRequest, *, limits: Limits = Limits()
     ) -> Completion:
         with self._scrubbed():
             fields = self._fields(request)
-            await _litellm.load(*self.parts)
+            await _litellm.load(*_parts_of(self.clients))
             connection = self._connected()
             async with self._call(connection, limits, streamed=False) as call:
                 async with Clocks(self.named(), limits).total():
@@ -117,7 +126,7 @@ class LiteLLMAdapter(BaseAdapter):
             fields = self._fields(request)
             if self.asks_for_usage:
                 fields["stream_options"] = {"include_usage": True}
-            await _litellm.load(*self.parts)
+            await _litellm.load(*_parts_of(self.clients))
             connection = self._connected()
             async with self._call(connection, limits, streamed=True) as call:
                 clocks = Clocks(self.named(), limits)
@@ -148,7 +157,7 @@ class LiteLLMAdapter(BaseAdapter):
             return await super().embed(request, limits=limits)
         with self._scrubbed():
             fields, content = self._embedding_fields(self.embeds_as, request)
-            await _litellm.load()
+            await _litellm.load(*_parts_of(self.embedding_clients))
             connection = self._connected()
             asking = self._call(
                 connection, limits, streamed=False, wire=self.embeds_as.wire, content=content
@@ -429,7 +438,6 @@ class OpenAILikeAdapter(LiteLLMAdapter):
     prefix = "openai"
     wire = _formats.OPENAI
     clients: ClassVar[_litellm.Clients] = "sdk"
-    parts: ClassVar[tuple[_litellm.Part, ...]] = ("sdk",)
     asks_for_usage = True
     reads_itself = True  # they have our shape already, and two models of each cost the most
 

@@ -12,7 +12,6 @@ class CustomAdapter(OpenAILikeAdapter):
 
     prefix = "aiohttp_openai"  # litellm's leanest path, without openai's client inside
     clients: ClassVar = "session"
-    parts: ClassVar = ()
     default_base = ""
     embeds_as: ClassVar = _embedding.CUSTOM
     embedding_clients: ClassVar = "sdk"

@@ -672,7 +672,7 @@ class BaseOrchestrator:
         return billing.bound_of(prompt, completion, price, time_ms)
 
     async def _warm(
-        self, run: Run, deployment: Deployment, attempt: AttemptLog, request: CompletionRequest
+        self, run: Run, deployment: Deployment, attempt: AttemptLog, request: Request
     ) -> None:
         """Load what the adapter needs. Those seconds are the process's, not the run's."""
         if not deployment.adapter.is_warm(request):
@@ -922,7 +922,7 @@ class BaseOrchestrator:
         self, run: Run, deployment: Deployment, request: EmbeddingRequest, attempt: AttemptLog
     ) -> Embeddings:
         """One real call for embeddings, behind the guards of every other."""
-        await self._warm(run, deployment, attempt)
+        await self._warm(run, deployment, attempt, request)
         bound = self._bound(run, deployment, request)
         async with (
             Place(run, deployment, bound, attempt),
