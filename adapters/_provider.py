@@ -36,6 +36,7 @@ from adapters.types import (
     Embeddings,
     FinishReason,
     Limits,
+    Logprob,
     Request,
     ToolCall,
 )
@@ -114,14 +115,16 @@ class LiteLLMAdapter(BaseAdapter):
                 try:
                     read = self.read_answer(response, call.body or {})
                     text, reasoning, tool_calls = whole(read[0]), whole(read[1]), read[2]
+                    logprobs = self._logprobs(request, response, call)
                 except Exception as error:  # noqa: BLE001 - whatever stands where text belongs
                     raise _litellm.explain(call, error, fields) from None
-                return self._checked(call, request, text, reasoning, tool_calls)
+                answer = self._checked(call, request, text, reasoning, tool_calls)
+                return replace(answer, logprobs=logprobs) if logprobs else answer
 
     async def stream(
         self, request: CompletionRequest, *, limits: Limits = Limits()
     ) -> AsyncGenerator[Chunk, None]:
-        fold = CompletionFold()
+        fold, with_logprobs = CompletionFold(), _wants_logprobs(request)
         with self._scrubbed(fold):
             fields = self._fields(request)
             if self.asks_for_usage:
@@ -138,8 +141,10 @@ class LiteLLMAdapter(BaseAdapter):
                         async with aclosing(clocks.watch(pieces)) as chunks:
                             async for chunk in chunks:
                                 fold.add(chunk)
-                                if chunk.has_content:
-                                    yield _content_only(chunk, self._answered_as(call))
+                                if chunk.has_content or (with_logprobs and chunk.logprobs):
+                                    yield _content_only(
+                                        chunk, self._answered_as(call), with_logprobs=with_logprobs
+                                    )
                     except ProviderTimeout:
                         if call.finish is None:  # else only the connection's end is late
                             raise
@@ -178,6 +183,10 @@ class LiteLLMAdapter(BaseAdapter):
     ) -> tuple[str, str, tuple[ToolCall, ...]]:
         """Text, reasoning and tool calls of a plain answer, by default as litellm read it."""
         return _read.read_message(response)
+
+    def read_logprobs(self, response: Any, body: Mapping[str, Any]) -> tuple[Logprob, ...]:
+        """How probable the tokens of a plain answer were, by default as litellm read it."""
+        return _read.read_logprobs(response)
 
     def reader(self) -> _read.Reader:
         """What turns the pieces of one stream into chunks: litellm's, or the provider's events."""
@@ -387,6 +396,12 @@ class LiteLLMAdapter(BaseAdapter):
             usage=_read.believable(call.usage, written=written, count=count),
         )
 
+    def _logprobs(
+        self, request: CompletionRequest, response: Any, call: Call
+    ) -> tuple[Logprob, ...]:
+        """What was asked for: some hosts tell it unasked."""
+        return self.read_logprobs(response, call.body or {}) if _wants_logprobs(request) else ()
+
     def _answered_as(self, call: Call) -> str | None:
         """The model that the provider says has answered; it is kept in receipts."""
         if call.model is None or call.model == self.config.model:
@@ -454,6 +469,9 @@ class OpenAILikeAdapter(LiteLLMAdapter):
         shown, thought = _read.split_thinking(text)
         return shown, reasoning + thought, calls
 
+    def read_logprobs(self, response: Any, body: Mapping[str, Any]) -> tuple[Logprob, ...]:
+        return _read.read_logprobs(body)
+
     def reader(self) -> _read.Reader:
         return _read.ThinkingReader()
 
@@ -495,8 +513,16 @@ class _Joiner:
         return Chunk(text=self._text.end(), reasoning=self._reasoning.end())
 
 
-def _content_only(chunk: Chunk, model: str | None) -> Chunk:
+def _wants_logprobs(request: CompletionRequest) -> bool:
+    return bool(request.extra.get("logprobs"))
+
+
+def _content_only(chunk: Chunk, model: str | None, *, with_logprobs: bool) -> Chunk:
     """The chunk without the usage, which comes once, checked, at the end."""
     return Chunk(
-        text=chunk.text, reasoning=chunk.reasoning, tool_calls=chunk.tool_calls, model=model
+        text=chunk.text,
+        reasoning=chunk.reasoning,
+        tool_calls=chunk.tool_calls,
+        model=model,
+        logprobs=chunk.logprobs if with_logprobs else (),
     )

@@ -3,10 +3,12 @@
 import json
 from collections.abc import Callable, Iterable
 from dataclasses import replace
+from math import isfinite
 from typing import Any, Literal
 
 from adapters._formats import split_parts
-from adapters.types import Chunk, FinishReason, ToolCall, ToolCallDelta, Usage
+from adapters._surrogates import whole
+from adapters.types import Chunk, FinishReason, Logprob, ToolCall, ToolCallDelta, Usage
 
 _THINK, _END_THINK = "<think>", "</think>"
 # Text of more bytes a token than any tokenizer makes, beyond a little slack for short answers,
@@ -105,6 +107,7 @@ def read_chunk(chunk: Any) -> Chunk:
         text=_written(delta),
         reasoning=_reasoning(delta),
         tool_calls=tuple(_deltas(_get(delta, "tool_calls") or ())),
+        logprobs=_logprobs(choice),
     )
 
 
@@ -208,6 +211,45 @@ def read_message(response: Any) -> tuple[str, str, tuple[ToolCall, ...]]:
         for position, call in enumerate(_get(message, "tool_calls") or ())
     )
     return _written(message), _reasoning(message), calls
+
+
+def read_logprobs(response: Any) -> tuple[Logprob, ...]:
+    """How probable each token of a plain answer was; nothing where that is not told."""
+    return _logprobs(next(iter(_get(response, "choices") or ()), None))
+
+
+def _logprobs(choice: Any) -> tuple[Logprob, ...]:
+    """Those of a choice, or of its piece, in OpenAI's shape: what is not in it is left out."""
+    told = _get(choice, "logprobs")
+    if told is None:
+        return ()
+    listed = _get(told, "content") or _get(told, "refusal")
+    if not isinstance(listed, list):  # older hosts have parallel lists there
+        return ()
+    return tuple(
+        {**token, "top_logprobs": [one for one in map(_token, _listed(item)) if one is not None]}
+        for item in listed
+        if (token := _token(item)) is not None
+    )
+
+
+def _listed(item: Any) -> list[Any]:
+    others = _get(item, "top_logprobs")
+    return others if isinstance(others, list) else []
+
+
+def _token(item: Any) -> Logprob | None:
+    token, logprob, spelt = (_get(item, name) for name in ("token", "logprob", "bytes"))
+    if not isinstance(token, str) or isinstance(logprob, bool):
+        return None
+    if not isinstance(logprob, (int, float)) or not isfinite(logprob):
+        return None
+    is_spelt = isinstance(spelt, list) and all(type(one) is int for one in spelt)
+    return {
+        "token": whole(token),
+        "logprob": float(logprob),
+        "bytes": list(spelt) if is_spelt else None,
+    }
 
 
 def as_text(value: Any) -> str:

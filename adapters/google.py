@@ -21,6 +21,8 @@ class GoogleAdapter(LiteLLMAdapter):
     def write_fields(self, given: dict[str, Any]) -> dict[str, Any]:
         if given.get("service_tier") == "auto":  # litellm would ask for the dearer tier
             del given["service_tier"]
+        if "top_logprobs" in given:  # which litellm sends, and yet refuses without this
+            return {**given, "allowed_openai_params": ["top_logprobs"]}
         return given
 
     def fetches_media(self) -> bool:

@@ -17,6 +17,7 @@ from adapters.types import (
     Embeddings,
     FinishReason,
     Limits,
+    Logprob,
     ToolCall,
     Usage,
     collect,
@@ -38,6 +39,7 @@ class Reply:
     text: str = ""
     reasoning: str = ""
     tool_calls: tuple[ToolCall, ...] = ()
+    logprobs: tuple[Logprob, ...] = ()  # told with the first piece of the text
     finish_reason: FinishReason = "stop"
     usage: Usage | None = None
     model: str | None = None  # the one that says it answered, if it is not the one asked
@@ -120,7 +122,8 @@ class MockAdapter(BaseAdapter):
             if start:
                 more = f"no more content for {limits.gap_s:g} s"
                 await self._wait(reply.gap_s, limits.gap_s, more)
-            yield Chunk(text=text[start : start + self._chunk_characters], model=model)
+            piece = text[start : start + self._chunk_characters]
+            yield Chunk(text=piece, model=model, logprobs=() if start else reply.logprobs)
         if reply.cut_after is not None:
             raise self._cut(reply, text)
         for index, call in enumerate(reply.tool_calls):

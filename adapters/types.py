@@ -7,6 +7,7 @@ from typing import Any, Literal
 FinishReason = Literal["stop", "length", "tool_calls", "content_filter"]
 Vector = tuple[float, ...] | str
 Message = Mapping[str, Any]  # OpenAI's own shape; the wire is the one place where Any is honest
+Logprob = dict[str, Any]  # OpenAI's shape again: token, logprob, bytes, top_logprobs
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -135,7 +136,10 @@ class ToolCallDelta:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Chunk:
-    """A piece of a streamed completion. The last one carries `finish_reason` and `usage`."""
+    """A piece of a streamed completion. The last one carries `finish_reason` and `usage`.
+
+    `logprobs` are of the tokens that have come, where they were asked for.
+    """
 
     text: str = ""
     reasoning: str = ""
@@ -143,6 +147,7 @@ class Chunk:
     finish_reason: FinishReason | None = None
     usage: Usage | None = None
     model: str | None = None
+    logprobs: tuple[Logprob, ...] = ()
 
     @property
     def has_content(self) -> bool:
@@ -151,7 +156,10 @@ class Chunk:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Completion:
-    """One model's whole answer. `model` is the name the provider answered under."""
+    """One model's whole answer. `model` is the name the provider answered under.
+
+    `logprobs` are those of its tokens, if they were asked for and the provider has told them.
+    """
 
     text: str
     finish_reason: FinishReason
@@ -159,6 +167,7 @@ class Completion:
     reasoning: str = ""
     tool_calls: tuple[ToolCall, ...] = ()
     usage: Usage = Usage()
+    logprobs: tuple[Logprob, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -199,18 +208,28 @@ def in_one_chunk(completion: Completion) -> Chunk:
         finish_reason=completion.finish_reason,
         usage=completion.usage,
         model=completion.model,
+        logprobs=completion.logprobs,
     )
 
 
 class CompletionFold:
     """Accumulates chunks; `completion()` is what they amount to."""
 
-    __slots__ = ("_finish_reason", "_model", "_reasoning", "_text", "_tools", "_usage")
+    __slots__ = (
+        "_finish_reason",
+        "_logprobs",
+        "_model",
+        "_reasoning",
+        "_text",
+        "_tools",
+        "_usage",
+    )
 
     def __init__(self) -> None:
         self._text: list[str] = []
         self._reasoning: list[str] = []
         self._tools: dict[int, tuple[str, str, list[str]]] = {}
+        self._logprobs: list[Logprob] = []
         self._finish_reason: FinishReason | None = None
         self._usage: Usage | None = None
         self._model: str | None = None
@@ -220,6 +239,8 @@ class CompletionFold:
             self._text.append(chunk.text)
         if chunk.reasoning:
             self._reasoning.append(chunk.reasoning)
+        if chunk.logprobs:
+            self._logprobs += chunk.logprobs
         for delta in chunk.tool_calls:
             call_id, name, pieces = self._tools.get(delta.index, ("", "", []))
             pieces.append(delta.arguments)
@@ -248,6 +269,10 @@ class CompletionFold:
         )
 
     @property
+    def logprobs(self) -> tuple[Logprob, ...]:
+        return tuple(self._logprobs)
+
+    @property
     def finish_reason(self) -> FinishReason | None:
         return self._finish_reason
 
@@ -269,4 +294,5 @@ class CompletionFold:
             finish_reason=self._finish_reason,
             usage=self._usage or Usage(estimated=True),
             model=self._model or "",
+            logprobs=self.logprobs,
         )

@@ -492,6 +492,8 @@ def replay(completion: Completion) -> Iterator[Chunk]:
     model = completion.model
     for start in range(0, len(completion.reasoning), PIECE):
         yield Chunk(reasoning=completion.reasoning[start : start + PIECE], model=model)
+    if completion.logprobs:
+        yield Chunk(logprobs=completion.logprobs, model=model)
     for start in range(0, len(completion.text), PIECE):
         yield Chunk(text=completion.text[start : start + PIECE], model=model)
     for index, call in enumerate(completion.tool_calls):

@@ -317,4 +317,5 @@ def _load(payload: bytes) -> Completion:
         fields = json.loads(payload.decode("utf-8", "surrogatepass"))
     fields["tool_calls"] = tuple([ToolCall(**call) for call in fields["tool_calls"]])
     fields["usage"] = Usage(**fields["usage"])
+    fields["logprobs"] = tuple(fields.get("logprobs", ()))  # earlier versions kept none
     return Completion(**fields)

@@ -2,7 +2,7 @@
 
 import asyncio
 
-from adapters.types import Chunk, CompletionFold, FinishReason, ToolCall
+from adapters.types import Chunk, CompletionFold, FinishReason, Logprob, ToolCall
 from orchestrator.events import Event, ReasoningDelta, TextDelta, TextReset, ToolCallsDelta
 
 EVENTS_WAITING = 256  # more than this, and whoever streams text waits for the listener
@@ -55,6 +55,7 @@ class Delivery:
         self._channel = channel
         self._fold = CompletionFold()
         self._started = False
+        self._is_joined = False
 
     @property
     def has_begun(self) -> bool:
@@ -74,6 +75,11 @@ class Delivery:
         return self._fold.tool_calls
 
     @property
+    def logprobs(self) -> tuple[Logprob, ...]:
+        """Of the whole answer, or none: they end where another model goes on with it."""
+        return () if self._is_joined else self._fold.logprobs
+
+    @property
     def finish_reason(self) -> FinishReason:
         return self._fold.finish_reason or "stop"
 
@@ -83,18 +89,22 @@ class Delivery:
         self._started = self._started or chunk.has_content
         if chunk.reasoning:
             self._channel.put(ReasoningDelta(text=chunk.reasoning))
-        if chunk.text:
-            self._channel.put(TextDelta(text=chunk.text))
+        if chunk.text or chunk.logprobs:
+            self._channel.put(TextDelta(text=chunk.text, logprobs=chunk.logprobs))
         if chunk.tool_calls:
             self._channel.put(ToolCallsDelta(tool_calls=chunk.tool_calls))
         await self._channel.room()
+
+    def join(self) -> None:
+        """Another attempt goes on with what was handed out."""
+        self._is_joined = True
 
     def withdraw(self, cause: str) -> None:
         """Take back what was handed out; nothing happens if nothing was."""
         if self._started:
             self._channel.put(TextReset(cause=cause))
         self._fold = CompletionFold()
-        self._started = False
+        self._started = self._is_joined = False
 
     def replace(self, text: str, finish_reason: FinishReason, cause: str) -> None:
         """Make this text the whole answer, whatever was handed out before."""

@@ -36,6 +36,9 @@ _GO_ON = (
 
 # What to ask.
 
+# What means nothing for the rest of an answer.
+_WHOLE_ONLY = frozenset(("logprobs", "parallel_tool_calls", "top_logprobs"))
+
 
 def continuation_request(
     request: CompletionRequest, delivered: str, *, prefill: bool
@@ -69,7 +72,7 @@ def continuation_request(
     limit = request.max_tokens
     if limit is not None:
         limit = max(limit - _tokens(delivered), min(LEAST_TOKENS, limit)) + spare
-    extra = {name: value for name, value in request.extra.items() if name != "parallel_tool_calls"}
+    extra = {name: value for name, value in request.extra.items() if name not in _WHOLE_ONLY}
     return replace(
         request,
         messages=tuple(messages),

@@ -18,9 +18,9 @@ from orchestrator.prompts import (
     View,
     draft_request,
     note_request,
-    plain_request,
     question_text,
     stage_messages,
+    written_request,
 )
 from orchestrator.receipts import StageLog, StageStatus
 from orchestrator.resolve import Target, numbered, seats
@@ -331,7 +331,7 @@ class EnhancedOrchestrator(BaseOrchestrator):
         board.is_shown = board.is_shown or bool(view.others or view.drafts)
         messages = stage_messages(board.pattern, stage, view, board.fences, run.messages)
         if stage.combine == "write":
-            return plain_request(run.request, messages)
+            return written_request(run.request, messages)
         if stage.product == "drafts":
             is_answer = board.pattern.stages[-1].combine != "write"
             return draft_request(

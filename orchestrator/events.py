@@ -7,7 +7,7 @@
 from dataclasses import dataclass
 from typing import Literal
 
-from adapters.types import FinishReason, ToolCallDelta, Usage
+from adapters.types import FinishReason, Logprob, ToolCallDelta, Usage
 from orchestrator.responses import OrchestratorResponse, Receipt, Source
 
 
@@ -125,6 +125,7 @@ class TextDelta:
     """More of the final answer. All of them since the last `TextReset`, joined, are `content`."""
 
     text: str
+    logprobs: tuple[Logprob, ...] = ()  # of its tokens, where they were asked for
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,7 +1,7 @@
 """Turn a request, and what a member may see of a run, into the messages of one call. Pure."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
 from adapters.types import CompletionRequest, Message
@@ -195,6 +195,23 @@ def plain_request(request: RequestConfig, messages: Sequence[Message]) -> Comple
     )
 
 
+def written_request(request: RequestConfig, messages: Sequence[Message]) -> CompletionRequest:
+    """A call for the answer that is written of several drafts, as the user asked for it.
+
+    Probabilities are left out here and in drafts: those of one writer's tokens say nothing of an
+    answer that several models have come to, and not every member can tell them.
+    """
+    plain = plain_request(request, messages)
+    return replace(plain, extra=_without_logprobs(request.extra))
+
+
+def _without_logprobs(extra: Mapping[str, object]) -> dict[str, object]:
+    return {name: value for name, value in extra.items() if name not in _LOGPROBS}
+
+
+_LOGPROBS = frozenset(("logprobs", "top_logprobs"))
+
+
 def draft_request(
     request: RequestConfig,
     messages: Sequence[Message],
@@ -217,7 +234,7 @@ def draft_request(
         stop=request.stop,
         seed=None if request.seed is None else request.seed + sample,
         reasoning_effort=request.reasoning_effort,
-        extra=request.extra,
+        extra=_without_logprobs(request.extra),
     )
 
 

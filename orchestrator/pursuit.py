@@ -135,6 +135,7 @@ class Pursuit:
         self._prefilled = False
         if delivery is None or not text:
             return Piece(question, delivery, is_quiet=bool(delivery and delivery.reasoning))
+        delivery.join()
         prefill = deployment.config.prefill and self._prefills
         # It gets no tools, and some providers refuse a conversation that speaks of them then.
         told = replace(question, messages=without_tools(question.messages))
@@ -168,7 +169,7 @@ class Piece:
         self._seam = seam
         self._is_quiet = is_quiet  # its thoughts would follow those of another
         self._wants_json = wants_json
-        self._blank: str | None = ""  # white space that came before the first word; then None
+        self._blank: Chunk | None = Chunk()  # what came before the first word; then None
 
     async def hand_on(self, chunk: Chunk) -> None:
         """Give a chunk to whoever waits for the answer, without what was there already.
@@ -188,21 +189,23 @@ class Piece:
                 is_meant_whole = self._wants_json and chunk.finish_reason == "stop"
                 if is_meant_whole and not is_whole_json(self._delivery.content + text):
                     raise MalformedResponse("an answer in two parts came to no JSON")
-            chunk = replace(chunk, text=text)
+            chunk = replace(chunk, text=text, logprobs=())
         elif self._blank is not None:
-            text = self._from_first_word(chunk)
-            chunk = chunk if text == chunk.text else replace(chunk, text=text)
+            chunk = self._from_first_word(chunk, self._blank)
         await self._delivery.add(chunk)
 
-    def _from_first_word(self, chunk: Chunk) -> str:
-        """The text so far, once there is more to it than white space.
+    def _from_first_word(self, chunk: Chunk, blank: Chunk) -> Chunk:
+        """The chunk with the text so far, once there is more to it than white space.
 
         An answer of nothing else is none. Until a word is handed out, another may take its place.
         """
-        text = (self._blank or "") + chunk.text
-        is_begun = text.strip() or chunk.tool_calls or chunk.finish_reason is not None
-        self._blank = None if is_begun else text
-        return text if is_begun else ""
+        text, logprobs = blank.text + chunk.text, blank.logprobs + chunk.logprobs
+        if text.strip() or chunk.tool_calls or chunk.finish_reason is not None:
+            self._blank = None
+            same = text == chunk.text and logprobs == chunk.logprobs
+            return chunk if same else replace(chunk, text=text, logprobs=logprobs)
+        self._blank = replace(blank, text=text, logprobs=logprobs)
+        return replace(chunk, text="", logprobs=())
 
     def whole(self, completion: Completion) -> Completion:
         """The answer as it was handed out, given the attempt's own part of it."""

@@ -50,6 +50,7 @@ from orchestrator.prompts import (
     question_text,
     stage_messages,
     without_tools,
+    written_request,
 )
 from orchestrator.resolve import Target, resolve, seats
 from orchestrator.synthesis import Draft
@@ -593,7 +594,7 @@ def _request(
     walk: _Walk, pattern: Pattern, stage: Stage, messages: Sequence[Message]
 ) -> CompletionRequest:
     if stage.combine == "write":
-        return plain_request(walk.request, messages)
+        return written_request(walk.request, messages)
     if stage.product == "drafts":
         is_answer = pattern.stages[-1].combine != "write"
         return draft_request(walk.request, messages, stage, is_answer=is_answer)

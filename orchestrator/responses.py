@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 from pydantic import TypeAdapter
 
-from adapters.types import FinishReason, ToolCall, Usage, Vector
+from adapters.types import FinishReason, Logprob, ToolCall, Usage, Vector
 
 RunStatus = Literal["complete", "degraded", "partial", "failed"]
 AttemptStatus = Literal["ok", "failed", "cancelled"]
@@ -144,6 +144,7 @@ class OrchestratorResponse:
     finish_reason: FinishReason = "stop"
     reasoning: str = ""
     tool_calls: tuple[ToolCall, ...] = ()
+    logprobs: tuple[Logprob, ...] = ()  # of the tokens of `content`, where they were asked for
 
     @property
     def usage(self) -> Usage:

@@ -258,6 +258,7 @@ class Run:
             finish_reason=delivery.finish_reason,
             reasoning=delivery.reasoning,
             tool_calls=delivery.tool_calls,
+            logprobs=delivery.logprobs,
         )
 
     def receipt(self, status: RunStatus, causes: tuple[str, ...], error: str = "") -> Receipt:

@@ -230,6 +230,14 @@ def test_what_is_no_json_is_equal_to_nothing() -> None:
 
 TEXT = st.text(st.characters(exclude_categories=[]))  # halves of characters too
 TOKENS = st.integers(0, 2**53)
+LOGPROBS = st.fixed_dictionaries(
+    {
+        "token": TEXT,
+        "logprob": st.floats(-100, 0),
+        "bytes": st.none() | st.lists(st.integers(0, 255), max_size=4),
+        "top_logprobs": st.lists(st.fixed_dictionaries({"token": TEXT}), max_size=1),
+    }
+)
 COMPLETIONS = st.builds(
     Completion,
     text=TEXT,
@@ -242,12 +250,13 @@ COMPLETIONS = st.builds(
         **{field.name: TOKENS for field in dataclasses.fields(Usage) if field.name != "estimated"},
         estimated=st.booleans(),
     ),
+    logprobs=st.lists(LOGPROBS, max_size=3).map(tuple),
 )
 
 
 @given(completion=COMPLETIONS)
 def test_an_answer_comes_out_of_its_envelope_as_it_went_in(completion: Completion) -> None:
-    """Text of any kind, reasoning, tool calls, usage."""
+    """Text of any kind, reasoning, tool calls, usage, probabilities."""
     envelope = cache_files.seal(SECRET, KEY, completion, at_ms=1000)
 
     assert cache_files.unseal(SECRET, KEY, envelope, now_ms=1500, ttl_s=1) == completion

@@ -228,7 +228,7 @@ EXTRA: dict[str, tuple[Any, dict[str, dict[str, Any]]]] = {
             "openai": {"top_logprobs": 2},
             "mistral": REFUSED,
             "anthropic": REFUSED,
-            "google": REFUSED,
+            "google": google(logprobs=2),
             "cohere": REFUSED,
         },
     ),
