@@ -129,6 +129,7 @@ class Ask:
     stop: tuple[str, ...] = ()
     seed: int | None = None
     thinks: bool = False
+    logprobs: int | None = None  # how many other tokens are told beside each; None: none is
     include_usage: bool = True
     api_version: str = ""
     embeds: Embedding | None = None

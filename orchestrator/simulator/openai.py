@@ -21,6 +21,7 @@ from orchestrator.simulator.ask import (
     Turn,
     Wrong,
 )
+from orchestrator.simulator.logprobs import MOST, logprobs_of
 from orchestrator.simulator.reply import Event
 from orchestrator.simulator.wire_format import (
     DONE,
@@ -181,7 +182,7 @@ class OpenAIFormat(WireFormat):
         choice = {
             "index": 0,
             "message": message,
-            "logprobs": None,
+            "logprobs": _logprobs(ask, answer, answer.pieces),
             "finish_reason": FINISH[answer.finish],
         }
         body = {
@@ -220,7 +221,7 @@ class OpenAIFormat(WireFormat):
         return [*events, DONE]
 
     def content_event(self, ask: Ask, answer: Answer, text: str) -> bytes:
-        return self._chunk(ask, answer, {"content": text})
+        return self._chunk(ask, answer, {"content": text}, _logprobs(ask, answer, [text]))
 
     def refuse(self, wrong: Wrong) -> Refusal:
         status, kind, code, message = ERRORS[wrong.kind]
@@ -271,6 +272,7 @@ class OpenAIFormat(WireFormat):
         ask: Ask,
         answer: Answer,
         delta: Mapping[str, Any] | None,
+        logprobs: Mapping[str, Any] | None = None,
         *,
         finish: str | None = None,
     ) -> bytes:
@@ -278,7 +280,7 @@ class OpenAIFormat(WireFormat):
         chunk["choices"] = (
             []
             if delta is None
-            else [{"index": 0, "delta": delta, "logprobs": None, "finish_reason": finish}]
+            else [{"index": 0, "delta": delta, "logprobs": logprobs, "finish_reason": finish}]
         )
         if ask.include_usage and answer.tokens is not None:
             chunk["usage"] = None
@@ -345,6 +347,7 @@ def read_chat(body: Mapping[str, Any], provider: LLMProvider, *, seed_name: str)
         stop=strings(take(body, "stop"), "stop"),
         seed=integer(body, seed_name),
         thinks=effort not in (None, "none"),
+        logprobs=_wanted_logprobs(body),
         include_usage=bool(
             mapping(body.get("stream_options"), "stream_options").get("include_usage")
         ),
@@ -444,6 +447,23 @@ def _tool_choice(choice: Any) -> str:
     if isinstance(choice, dict):
         return str(mapping(choice.get("function"), "tool_choice.function").get("name", "required"))
     return {"any": "required", "REQUIRED": "required", "NONE": "none"}.get(choice, choice or "auto")
+
+
+def _wanted_logprobs(body: Mapping[str, Any]) -> int | None:
+    others = number(body, "top_logprobs", low=0, high=MOST)
+    if body.get("logprobs") is True:
+        return int(others or 0)
+    if others is not None:
+        raise BadAsk(
+            "'top_logprobs' is only allowed when 'logprobs' is enabled.", param="top_logprobs"
+        )
+    return None
+
+
+def _logprobs(ask: Ask, answer: Answer, pieces: Sequence[str]) -> dict[str, Any] | None:
+    if ask.logprobs is None or not answer.text:
+        return None
+    return logprobs_of(pieces, nonce=answer.nonce, others=ask.logprobs)
 
 
 def _content(answer: Answer) -> str | None:
