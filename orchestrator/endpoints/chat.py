@@ -26,7 +26,7 @@ async def answer(service: Service, call: Call) -> Reply:
     responses = await _answers(service, asked)
     return json_reply(
         completion(asked, responses),
-        orchestration.headers(responses, asked.ignored),
+        orchestration.headers(responses, asked.unheard(responses)),
         may_repeat=orchestration.is_recalled(responses),
     )
 

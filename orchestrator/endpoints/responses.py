@@ -30,7 +30,7 @@ async def answer(service: Service, call: Call) -> Reply:
     response = await service.engine.execute_request(asked.request)
     return json_reply(
         response_json(asked, response),
-        orchestration.headers([response], asked.ignored),
+        orchestration.headers([response], asked.unheard(response)),
         may_repeat=orchestration.is_recalled([response]),
     )
 

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 from pydantic import Field, StrictBool
 
-from adapters.types import ToolCall, ToolCallDelta, Usage
+from adapters.types import Logprob, ToolCall, ToolCallDelta, Usage
 from orchestrator.config import RequestConfig
 from orchestrator.events import (
     Event,
@@ -20,10 +20,23 @@ from orchestrator.events import (
 from orchestrator.responses import OrchestratorResponse
 from orchestrator.wire import orchestration
 from orchestrator.wire.errors import Refused, withdrawn
+from orchestrator.wire.functions import (
+    as_choice,
+    as_tools,
+    call_delta,
+    call_json,
+    with_tool_messages,
+)
 from orchestrator.wire.fusion import FUSION, FusionPlugin, plugged
 from orchestrator.wire.orchestration import Orchestration
 from orchestrator.wire.reading import Body, Seed
-from orchestrator.wire.shapes import check_choice, check_format, check_messages, check_tools
+from orchestrator.wire.shapes import (
+    check_choice,
+    check_format,
+    check_functions,
+    check_messages,
+    check_tools,
+)
 
 MOST_CHOICES = 8  # runs that one request may start
 MOST_MESSAGES = 10_000
@@ -47,7 +60,10 @@ class ChatBody(Body):
     model: Annotated[str, Field(min_length=1, max_length=512)]
     # What is understood.
     frequency_penalty: Annotated[float, Field(ge=-2, le=2)] | None = None
+    function_call: str | Json | None = None
+    functions: list[Json] | None = None
     logit_bias: dict[str, float] | None = None
+    logprobs: StrictBool | None = None
     max_completion_tokens: Limit | None = None
     max_tokens: Limit | None = None
     n: Annotated[int, Field(ge=1, le=MOST_CHOICES)] | None = None
@@ -64,6 +80,7 @@ class ChatBody(Body):
     temperature: Annotated[float, Field(ge=0, le=2)] | None = None
     tool_choice: str | Json | None = None
     tools: list[Json] | None = None
+    top_logprobs: Annotated[int, Field(ge=0, le=20)] | None = None
     top_p: Annotated[float, Field(ge=0, le=1)] | None = None
     user: str | None = None
     # What other clients send beside them, and is understood.
@@ -73,9 +90,6 @@ class ChatBody(Body):
     top_k: int | None = None
     # What has no meaning here: it is said in the reply that it was not used, or refused.
     audio: Json | None = None
-    function_call: str | Json | None = None
-    functions: list[Json] | None = None
-    logprobs: StrictBool | None = None
     metadata: dict[str, str] | None = None
     modalities: list[str] | None = None
     moderation: Json | None = None
@@ -84,7 +98,6 @@ class ChatBody(Body):
     prompt_cache_options: Json | None = None
     prompt_cache_retention: str | None = None
     store: StrictBool | None = None
-    top_logprobs: Annotated[int, Field(ge=0, le=20)] | None = None
     verbosity: str | None = None
     web_search_options: Json | None = None
 
@@ -92,9 +105,6 @@ class ChatBody(Body):
 # Why a field that is taken has no effect. Each is reported in the reply.
 _UNUSED: Mapping[str, str] = {
     "audio": "answers are text",
-    "function_call": "replaced by tool_choice",
-    "functions": "replaced by tools",
-    "logprobs": "answers come without probabilities",
     "metadata": "nothing is stored; orchestration.tags stand in the records of usage",
     "moderation": "no such service",
     "prediction": "no provider behind the gateway is told",
@@ -102,7 +112,6 @@ _UNUSED: Mapping[str, str] = {
     "prompt_cache_options": "the cache has settings of its own",
     "prompt_cache_retention": "the cache has settings of its own",
     "store": "answers are not stored for later requests; receipts are",
-    "top_logprobs": "answers come without probabilities",
     "verbosity": "no provider behind the gateway is told",
     "web_search_options": "the gateway does not search",
 }
@@ -134,6 +143,8 @@ class Asked:
         is_streamed: Whether the answer is to come as it is written.
         with_usage: Whether a stream ends with the usage.
         with_progress: Whether a stream tells what members do.
+        with_logprobs: Whether the answer is to tell how probable its tokens were.
+        with_functions: Whether tools were called functions, and calls are to be told that way.
         ignored: Fields that were given and have no effect, and why.
     """
 
@@ -142,7 +153,13 @@ class Asked:
     is_streamed: bool = False
     with_usage: bool = False
     with_progress: bool = False
+    with_logprobs: bool = False
+    with_functions: bool = False
     ignored: Mapping[str, str] = field(default_factory=dict)
+
+    def unheard(self, responses: Sequence[OrchestratorResponse]) -> Mapping[str, str]:
+        """`ignored`, and what turned out to have had no effect."""
+        return {**self.ignored, **orchestration.unheard(responses, logprobs=self.with_logprobs)}
 
 
 def asked_of(body: ChatBody, *, tenant: str = "", is_configured: bool = False) -> Asked:
@@ -156,21 +173,26 @@ def asked_of(body: ChatBody, *, tenant: str = "", is_configured: bool = False) -
     Raises:
         Refused: it contradicts itself, or asks for what cannot be had.
     """
-    _refuse_the_impossible(body)
+    messages = with_tool_messages(body.messages)
+    _refuse_the_impossible(body, messages)
     how = body.orchestration or Orchestration()
     ignored = _ignored(body)
+    tools, choice = _tools(body)
     fields: Json = {
         **{name: value for name in _SAME if (value := getattr(body, name)) is not None},
         "model": body.model,
         **how.fields(),
-        "messages": body.messages,
+        "messages": messages,
         "tenant": tenant,
         "max_tokens": body.max_completion_tokens or body.max_tokens or None,
         "top_p": body.top_p or None,
         "extra": {n: value for n in _EXTRA if (value := getattr(body, n)) is not None},
     }
-    if body.tools:
-        fields |= {"tools": body.tools, "tool_choice": body.tool_choice}
+    if body.logprobs:
+        others = {} if body.top_logprobs is None else {"top_logprobs": body.top_logprobs}
+        fields["extra"] |= {"logprobs": True, **others}
+    if tools:
+        fields |= {"tools": tools, "tool_choice": choice}
         if body.parallel_tool_calls is not None:
             fields["extra"]["parallel_tool_calls"] = body.parallel_tool_calls
     is_plugged = any(plugin.enabled for plugin in body.plugins or ())
@@ -186,8 +208,24 @@ def asked_of(body: ChatBody, *, tenant: str = "", is_configured: bool = False) -
         is_streamed=bool(body.stream),
         with_usage=options.include_usage,
         with_progress=how.progress,
+        with_logprobs=bool(body.logprobs),
+        with_functions=bool(body.functions) and not body.tools,
         ignored=ignored,
     )
+
+
+def _tools(body: ChatBody) -> tuple[list[Json], str | Json | None]:
+    """What may be called, and what is said about which; functions count where there are no tools.
+
+    Of tools, those that `tool_choice` allows.
+    """
+    if not body.tools:
+        return as_tools(body.functions or ()), as_choice(body.function_call)
+    match body.tool_choice:
+        case {"type": "allowed_tools", "allowed_tools": {"mode": str() as mode, "tools": [*few]}}:
+            names = [one["function"]["name"] for one in few]
+            return [tool for tool in body.tools if tool["function"]["name"] in names], mode
+    return body.tools, body.tool_choice
 
 
 def _each(request: RequestConfig, count: int) -> tuple[RequestConfig, ...]:
@@ -209,10 +247,9 @@ def _ignored(body: ChatBody) -> dict[str, str]:
             ignored[name] = "0 is no limit"
     if body.max_completion_tokens and body.max_tokens not in (None, body.max_completion_tokens):
         ignored["max_tokens"] = "max_completion_tokens goes before it"
-    if not body.tools:
-        for name in ("tool_choice", "parallel_tool_calls"):
-            if getattr(body, name) is not None:
-                ignored[name] = "there are no tools"
+    ignored |= _ignored_of_tools(body)
+    if body.modalities is not None and "audio" in body.modalities:
+        ignored["modalities"] = "answers are text"
     if body.stream_options is not None and not body.stream:
         ignored["stream_options"] = "the reply is no stream"
     elif body.stream_options is not None and body.stream_options.include_obfuscation:
@@ -222,26 +259,39 @@ def _ignored(body: ChatBody) -> dict[str, str]:
     return ignored
 
 
-def _counts(body: ChatBody, name: str) -> bool:
-    """Whether a field says more than that it is not used."""
+def _ignored_of_tools(body: ChatBody) -> dict[str, str]:
+    """What is said about tools that are not there, or in two ways at once."""
+    calls = {"tool_choice": "there are no tools", "parallel_tool_calls": "there are no tools"}
+    unused = {"functions": "replaced by tools", "function_call": "replaced by tool_choice"}
+    if not body.tools:
+        unused = calls
+        if body.functions:
+            unused = {"tool_choice": "functions are chosen by function_call"}
+        elif body.function_call is not None:
+            unused = {**calls, "function_call": "there are no functions"}
+    return {name: why for name, why in unused.items() if _counts(body, name, is_switch=True)}
+
+
+def _counts(body: ChatBody, name: str, *, is_switch: bool = False) -> bool:
+    """Whether a field says more than that it is not used; a switch says that by being off."""
     value = getattr(body, name)
-    return value is not None and value is not False and value not in ([], {})
+    return value is not None and (is_switch or value is not False) and value not in ([], {})
 
 
-def _refuse_the_impossible(body: ChatBody) -> None:
-    check_messages(body.messages)
+def _refuse_the_impossible(body: ChatBody, messages: Sequence[Json]) -> None:
+    check_messages(messages)
     check_tools(body.tools or ())
     if body.tool_choice is not None and body.tools:
         check_choice(body.tool_choice, body.tools)
+    if not body.tools:
+        check_functions(body.functions or (), body.function_call)
     if body.response_format is not None:
         check_format(body.response_format)
-    if body.modalities is not None and set(body.modalities) - {"text"}:
-        raise Refused("Answers are text only", param="modalities", code="unsupported_value")
-    if body.functions and not body.tools:
+    if body.modalities and "text" not in body.modalities:
         raise Refused(
-            "'functions' is deprecated and not understood here; send 'tools'",
-            param="functions",
-            code="unsupported_parameter",
+            "Answers are text; add 'text' to 'modalities', or leave it out",
+            param="modalities",
+            code="unsupported_value",
         )
     if body.top_logprobs is not None and not body.logprobs:
         raise Refused(
@@ -261,13 +311,13 @@ def completion(asked: Asked, responses: Sequence[OrchestratorResponse]) -> Json:
         "created": created(first.receipt.started_at),
         "model": asked.model,
         "system_fingerprint": fingerprint(first.receipt.config_hash),
-        "choices": [_choice(index, response) for index, response in enumerate(responses)],
+        "choices": [_choice(asked, index, response) for index, response in enumerate(responses)],
         "usage": usage_json(sum((one.usage for one in responses), Usage())),
-        "orchestration": orchestration.outcome(responses, asked.ignored),
+        "orchestration": orchestration.outcome(responses, asked.unheard(responses)),
     }
 
 
-def _choice(index: int, response: OrchestratorResponse) -> Json:
+def _choice(asked: Asked, index: int, response: OrchestratorResponse) -> Json:
     message: Json = {
         "role": "assistant",
         "content": response.content or (None if response.tool_calls else ""),
@@ -277,12 +327,23 @@ def _choice(index: int, response: OrchestratorResponse) -> Json:
         message["reasoning_content"] = response.reasoning
     if response.tool_calls:
         message["tool_calls"] = [_tool_call(call) for call in response.tool_calls]
+        if asked.with_functions:
+            message["function_call"] = call_json(response.tool_calls)
     return {
         "index": index,
         "message": message,
-        "finish_reason": response.finish_reason,
-        "logprobs": None,
+        "finish_reason": _finish_reason(asked, response),
+        "logprobs": _logprobs(response.logprobs),
     }
+
+
+def _finish_reason(asked: Asked, response: OrchestratorResponse) -> str:
+    called = asked.with_functions and response.finish_reason == "tool_calls"
+    return "function_call" if called else response.finish_reason
+
+
+def _logprobs(told: Sequence[Logprob]) -> Json | None:
+    return {"content": list(told), "refusal": None} if told else None
 
 
 def _tool_call(call: ToolCall) -> Json:
@@ -355,39 +416,60 @@ class Chunks:
         match event:
             case TextDelta():
                 self._has_text = True
-                return self._said({"content": event.text})
+                return self._said({"content": event.text}, logprobs=_logprobs(event.logprobs))
             case ReasoningDelta():
                 return self._said({"reasoning_content": event.text})
             case ToolCallsDelta():
                 self._has_text = True
-                return self._said({"tool_calls": [_delta(one) for one in event.tool_calls]})
+                return self._said(self._called(event.tool_calls))
             case TextReset() if self._has_text:
                 raise withdrawn()
             case RunFinished():
-                return self._said({}, event.response.finish_reason, **self._outcome(event.response))
+                finish = _finish_reason(self._asked, event.response)
+                return self._said({}, finish, **self._outcome(event.response))
             case _:
                 told = orchestration.progress(event) if self._asked.with_progress else None
                 return [] if told is None else [self._chunk({}, orchestration=told)]
+
+    def _called(self, pieces: Sequence[ToolCallDelta]) -> Json:
+        delta: Json = {"tool_calls": [_delta(one) for one in pieces]}
+        older = call_delta(pieces) if self._asked.with_functions else None
+        return delta if older is None else {**delta, "function_call": older}
 
     def _outcome(self, response: OrchestratorResponse) -> Json:
         """What has come of a run, where no chunk of all runs is to follow."""
         if self._asked.with_usage:
             return {}
-        return {"orchestration": orchestration.outcome([response], self._asked.ignored)}
+        ignored = self._asked.unheard([response])
+        return {"orchestration": orchestration.outcome([response], ignored)}
 
-    def _said(self, delta: Json, finish_reason: str | None = None, **more: Any) -> list[Json]:
+    def _said(
+        self,
+        delta: Json,
+        finish_reason: str | None = None,
+        *,
+        logprobs: Json | None = None,
+        **more: Any,
+    ) -> list[Json]:
         chunks = []
         if not self._has_begun:
             self._has_begun = True
             chunks.append(self._chunk({"role": "assistant", "content": "", "refusal": None}))
-        chunks.append(self._chunk(delta, finish_reason, **more))
+        chunks.append(self._chunk(delta, finish_reason, logprobs=logprobs, **more))
         return chunks
 
-    def _chunk(self, delta: Json, finish_reason: str | None = None, **more: Any) -> Json:
+    def _chunk(
+        self,
+        delta: Json,
+        finish_reason: str | None = None,
+        *,
+        logprobs: Json | None = None,
+        **more: Any,
+    ) -> Json:
         choice = {
             "index": self._index,
             "delta": delta,
-            "logprobs": None,
+            "logprobs": logprobs,
             "finish_reason": finish_reason,
         }
         return {**self._frame, "choices": [choice], **more}
@@ -396,7 +478,7 @@ class Chunks:
         """The last chunk of all, if it is wanted: one usage for the whole, and what came of it."""
         if not self._asked.with_usage:
             return []
-        told = orchestration.outcome(responses, self._asked.ignored)
+        told = orchestration.outcome(responses, self._asked.unheard(responses))
         usage = usage_json(sum((one.usage for one in responses), Usage()))
         return [{**self._frame, "choices": [], "usage": usage, "orchestration": told}]
 

@@ -92,6 +92,21 @@ def outcome(
     return told
 
 
+def unheard(responses: Sequence[OrchestratorResponse], *, logprobs: bool) -> dict[str, str]:
+    """What was asked of finished runs and turned out to have had no effect, and why.
+
+    Args:
+        responses: One for each choice.
+        logprobs: Whether each was to tell how probable its tokens were.
+    """
+    told = (response.logprobs or not response.content for response in responses)
+    if not logprobs or all(told):
+        return {}
+    is_panel = any(response.receipt.pattern for response in responses)
+    why = "an answer of several models has none" if is_panel else "whoever answered has told none"
+    return {"logprobs": why}
+
+
 _WORST = ("failed", "partial", "degraded", "complete")
 
 

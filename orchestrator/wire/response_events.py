@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from adapters.types import ToolCallDelta
+from adapters.types import Logprob, ToolCallDelta
 from orchestrator.events import (
     Event,
     ReasoningDelta,
@@ -26,7 +26,9 @@ from orchestrator.wire.responses import (
     finished,
     in_progress,
     last_status,
+    spelt,
     thinking,
+    with_logprobs,
 )
 
 
@@ -40,10 +42,12 @@ class _Item:
     about: Json
     status: str = "in_progress"
     pieces: list[str] = field(default_factory=list)
+    logprobs: list[Logprob] = field(default_factory=list)
 
     @property
     def json(self) -> Json:
-        return self.kind.item(self.id, self.status, "".join(self.pieces), self.about)
+        item = self.kind.item(self.id, self.status, "".join(self.pieces), self.about)
+        return with_logprobs(item, self.logprobs) if self.logprobs else item
 
 
 @dataclass(slots=True)
@@ -89,7 +93,7 @@ class ResponseEvents:
                 self._response = in_progress(self._asked, event.run_id, at=self._at)
                 return []
             case TextDelta():
-                return self._text(event.text)
+                return self._text(event)
             case ReasoningDelta():
                 return self._thought(event.text)
             case ToolCallsDelta():
@@ -122,11 +126,15 @@ class ResponseEvents:
 
     # What each event comes to.
 
-    def _text(self, text: str) -> list[Json]:
-        if self._message is not None:
-            return [self._delta(self._message, text)]
-        self._message, told = self._add(MESSAGE)
-        return [*told, self._delta(self._message, text)]
+    def _text(self, event: TextDelta) -> list[Json]:
+        told: list[Json] = []
+        if self._message is None:
+            self._message, told = self._add(MESSAGE)
+        self._message.logprobs += event.logprobs
+        delta = self._delta(self._message, event.text)
+        if event.logprobs:
+            delta["logprobs"] = spelt(event.logprobs)
+        return [*told, delta]
 
     def _thought(self, text: str) -> list[Json]:
         if self._reasoning is not None:
@@ -222,9 +230,12 @@ class ResponseEvents:
             ended = {kind.holds: text, "name": item.about["name"]}
             told = [self._about(item, f"{kind.deltas}.done", ended)]
         else:
+            part, ended = item.json[kind.holds][0], {"text": text, **kind.beside}
+            if item.logprobs:
+                ended["logprobs"] = part["logprobs"]
             told = [
-                self._about(item, f"{kind.deltas}.done", {"text": text, **kind.beside}),
-                self._about(item, f"{kind.parts}.done", {"part": kind.part(text)}),
+                self._about(item, f"{kind.deltas}.done", ended),
+                self._about(item, f"{kind.parts}.done", {"part": part}),
             ]
         about = {"output_index": item.place, "item": item.json}
         return [*told, self._tell("response.output_item.done", about)]

@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, StrictBool
 
-from adapters.types import Usage
+from adapters.types import Logprob, Usage
 from orchestrator.config import RequestConfig
 from orchestrator.responses import OrchestratorResponse
 from orchestrator.wire import chat, orchestration
@@ -138,6 +138,7 @@ class Asked:
         is_streamed: Whether the answer is to come as it is written.
         with_progress: Whether a stream tells what members do.
         as_summary: Whether reasoning is told as a summary of itself.
+        with_logprobs: Whether the answer is to tell how probable its tokens were.
         ignored: Fields that were given and have no effect, and why.
     """
 
@@ -147,7 +148,13 @@ class Asked:
     is_streamed: bool = False
     with_progress: bool = False
     as_summary: bool = False
+    with_logprobs: bool = False
     ignored: Mapping[str, str]
+
+    def unheard(self, response: OrchestratorResponse) -> Mapping[str, str]:
+        """`ignored`, and what turned out to have had no effect."""
+        found = orchestration.unheard([response], logprobs=self.with_logprobs)
+        return {**self.ignored, **({"include": found["logprobs"]} if found else {})}
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -178,6 +185,7 @@ def asked_of(body: ResponsesBody, *, tenant: str = "") -> Asked:
         "response_format": _response_format(body.text),
         "tools": tools or None,
         "tool_choice": choice,
+        **_probabilities(body),
         **told,
     }
     given = {name: value for name, value in fields.items() if value is not None}
@@ -189,6 +197,7 @@ def asked_of(body: ResponsesBody, *, tenant: str = "") -> Asked:
         is_streamed=asked.is_streamed,
         with_progress=asked.with_progress,
         as_summary=(reasoning.summary or reasoning.generate_summary) is not None,
+        with_logprobs=asked.with_logprobs,
         ignored={**ignored, **unused, **asked.ignored, **_unused(body)},
     )
 
@@ -219,6 +228,16 @@ def _response_format(text: TextConfig | None) -> Json | None:
     return {"type": "json_schema", "json_schema": schema}
 
 
+_LOGPROBS = "message.output_text.logprobs"
+
+
+def _probabilities(body: ResponsesBody) -> Json:
+    """What chat completions are to tell of their tokens, where the text is to come with it."""
+    if _LOGPROBS not in (body.include or ()):
+        return {}
+    return {"logprobs": True, "top_logprobs": body.top_logprobs}
+
+
 _NOT_TOLD = "no provider behind the gateway is told"
 
 
@@ -228,9 +247,13 @@ def _unused(body: ResponsesBody) -> Ignored:
     padded = body.stream_options is not None and body.stream_options.include_obfuscation
     found: Sequence[tuple[str, object, str]] = (
         ("context_management", body.context_management, "what is sent is not made shorter"),
-        ("include", body.include, "answers hold nothing more than they do anyway"),
+        ("include", set(body.include or ()) - {_LOGPROBS}, "answers hold no more of that"),
         ("max_tool_calls", body.max_tool_calls, "no tool runs here"),
-        ("top_logprobs", body.top_logprobs, "answers carry no probabilities"),
+        (
+            "top_logprobs",
+            body.top_logprobs and not _probabilities(body),
+            f"'include' does not hold {_LOGPROBS!r}",
+        ),
         ("top_p", body.top_p == 0, "0 is no share"),
         ("truncation", body.truncation == "auto", "what is sent is not made shorter"),
         ("stream_options.include_obfuscation", padded, "events are not padded"),
@@ -330,7 +353,7 @@ def finished(
         "incomplete_details": {"reason": reason} if reason else None,
         "output": list(output),
         "usage": usage_json(response.usage),
-        "orchestration": orchestration.outcome([response], asked.ignored),
+        "orchestration": orchestration.outcome([response], asked.unheard(response)),
     }
 
 
@@ -360,10 +383,33 @@ def _output(asked: Asked, response: OrchestratorResponse) -> list[Json]:
         for call in response.tool_calls
     ]
     statuses = ["completed"] * (len(told) - 1) + [last_status(response)]
-    return [
+    items = [
         kind.item(kind.item_id(response.receipt.run_id, place), status, text, about)
         for place, ((kind, text, about), status) in enumerate(zip(told, statuses, strict=True))
     ]
+    return [
+        with_logprobs(item, response.logprobs) if item["type"] == MESSAGE.type else item
+        for item in items
+    ]
+
+
+def with_logprobs(item: Json, told: Sequence[Logprob]) -> Json:
+    """A message that tells how probable its tokens were."""
+    return {**item, "content": [{**part, "logprobs": spelt(told)} for part in item["content"]]}
+
+
+def spelt(told: Sequence[Logprob]) -> list[Json]:
+    """The same with the bytes of every token, which a response always tells."""
+    return [
+        {**_spelt(one), "top_logprobs": [_spelt(other) for other in one["top_logprobs"]]}
+        for one in told
+    ]
+
+
+def _spelt(one: Logprob) -> Logprob:
+    if one["bytes"] is not None:
+        return one
+    return {**one, "bytes": list(one["token"].encode("utf-8", "replace"))}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

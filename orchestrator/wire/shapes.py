@@ -93,12 +93,27 @@ def check_tools(tools: Sequence[Json]) -> None:
                 param=f"{at}.type",
                 code="unsupported_value",
             )
-        function = _need(tool, "function", dict, at)
-        if not _need(function, "name", str, f"{at}.function"):
-            raise _invalid(f"{at}.function.name", "wanted a name")
-        for key, wanted in (("description", str), ("parameters", dict), ("strict", bool)):
-            if function.get(key) is not None:
-                _need(function, key, wanted, f"{at}.function")
+        _check_function(_need(tool, "function", dict, at), f"{at}.function")
+
+
+def _check_function(function: Json, at: str) -> None:
+    if not _need(function, "name", str, at):
+        raise _invalid(f"{at}.name", "wanted a name")
+    for key, wanted in (("description", str), ("parameters", dict), ("strict", bool)):
+        if function.get(key) is not None:
+            _need(function, key, wanted, at)
+
+
+def check_functions(functions: Sequence[Json], choice: str | Json | None) -> None:
+    """Raise `Refused` for the first function that is none, or a choice that is not among them."""
+    for place, function in enumerate(functions):
+        _check_function(function, f"functions[{place}]")
+    if isinstance(choice, str) and choice not in ("none", "auto"):
+        raise _invalid("function_call", "wanted 'none', 'auto' or a function")
+    if isinstance(choice, Mapping):
+        name = _need(choice, "name", str, "function_call")
+        if name not in [function["name"] for function in functions]:
+            raise _invalid("function_call.name", "no function is called that")
 
 
 def check_choice(choice: str | Json, tools: Sequence[Json]) -> None:
@@ -107,12 +122,32 @@ def check_choice(choice: str | Json, tools: Sequence[Json]) -> None:
         if choice not in CHOICES:
             raise _invalid("tool_choice", f"wanted one of {', '.join(CHOICES)}, or a function")
         return
+    names = [tool["function"]["name"] for tool in tools]
+    if choice.get("type") == "allowed_tools":
+        _check_allowed(_need(choice, "allowed_tools", dict, "tool_choice"), names)
+        return
     if choice.get("type") != "function":
-        raise _invalid("tool_choice.type", "wanted 'function'")
+        raise _invalid("tool_choice.type", "wanted 'function' or 'allowed_tools'")
     function = _need(choice, "function", dict, "tool_choice")
     name = _need(function, "name", str, "tool_choice.function")
-    if name not in [tool["function"]["name"] for tool in tools]:
+    if name not in names:
         raise _invalid("tool_choice.function.name", "no tool is called that")
+
+
+def _check_allowed(allowed: Json, names: Sequence[str]) -> None:
+    at = "tool_choice.allowed_tools"
+    if _need(allowed, "mode", str, at) not in ("auto", "required"):
+        raise _invalid(f"{at}.mode", "wanted 'auto' or 'required'")
+    few = _need(allowed, "tools", list, at)
+    if not few:
+        raise _invalid(f"{at}.tools", "an array without tools allows nothing")
+    for place, tool in enumerate(few):
+        here = f"{at}.tools[{place}]"
+        if not isinstance(tool, dict):
+            raise _invalid(here, "wanted an object")
+        function = _need(tool, "function", dict, here)
+        if _need(function, "name", str, f"{here}.function") not in names:
+            raise _invalid(f"{here}.function.name", "no tool is called that")
 
 
 def check_format(format_: Json) -> None:
