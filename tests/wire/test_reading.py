@@ -37,6 +37,10 @@ def tool(**function: Any) -> dict[str, Any]:
     return {"tools": [{"type": "function", "function": function}]}
 
 
+def allowed(**tools: Any) -> dict[str, Any]:
+    return {**tool(name="f"), "tool_choice": {"type": "allowed_tools", "allowed_tools": tools}}
+
+
 WRONG: list[tuple[dict[str, Any], str, str]] = [
     ({"topp": 1}, "topp", "unknown_parameter"),
     ({"stream_options": {"usage": True}}, "stream_options.usage", "unknown_parameter"),
@@ -68,6 +72,14 @@ WRONG: list[tuple[dict[str, Any], str, str]] = [
         "invalid_value",
     ),
     ({"top_logprobs": 2}, "top_logprobs", "invalid_value"),
+    (allowed(mode="never", tools=[]), "tool_choice.allowed_tools.mode", "invalid_value"),
+    (allowed(mode="auto", tools=[]), "tool_choice.allowed_tools.tools", "invalid_value"),
+    (allowed(mode="auto", tools=["f"]), "tool_choice.allowed_tools.tools[0]", "invalid_value"),
+    (
+        allowed(mode="auto", tools=[{"type": "function", "function": {"name": "g"}}]),
+        "tool_choice.allowed_tools.tools[0].function.name",
+        "invalid_value",
+    ),
     ({"messages": []}, "messages", "invalid_value"),
     ({"messages": ["Hello"]}, "messages[0]", "invalid_value"),
     (message(), "messages[1].role", "invalid_value"),
