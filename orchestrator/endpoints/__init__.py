@@ -87,4 +87,14 @@ def _route(call: Call) -> Answering:
                 code="method_not_allowed",
                 headers={"allow": ", ".join(allowed)},
             )
-    raise Refused(f"There is nothing at {call.path}", status=404, code="not_found")
+    why = next((why for path, why in _NOT_KEPT.items() if call.path.startswith(path)), "")
+    raise Refused(f"There is nothing at {call.path}{why}", status=404, code="not_found")
+
+
+# What OpenAI keeps for those who come for it later, and the gateway does not.
+_NOT_KEPT: Mapping[str, str] = {
+    "/v1/responses/": ": responses are not stored, whatever 'store' says; send what was said "
+    "before in 'input'. What became of a run is at /v1/orchestrations/{run_id}",
+    "/v1/chat/completions/": ": completions are not stored, whatever 'store' says. What became of "
+    "a run is at /v1/orchestrations/{run_id}",
+}

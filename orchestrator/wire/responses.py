@@ -10,7 +10,7 @@ from adapters.types import Logprob, Usage
 from orchestrator.config import RequestConfig
 from orchestrator.responses import OrchestratorResponse
 from orchestrator.wire import chat, orchestration
-from orchestrator.wire.chat import ChatBody, Json, created
+from orchestrator.wire.chat import ChatBody, Json, Limit, created
 from orchestrator.wire.errors import Refused
 from orchestrator.wire.orchestration import Orchestration
 from orchestrator.wire.reading import Body, read_part
@@ -59,7 +59,7 @@ class ResponsesBody(Body):
     model: Annotated[str, Field(min_length=1, max_length=512)]
     # What is understood.
     instructions: str | None = None
-    max_output_tokens: Annotated[int, Field(ge=1)] | None = None
+    max_output_tokens: Limit | None = None
     metadata: (
         Annotated[
             dict[
@@ -86,6 +86,7 @@ class ResponsesBody(Body):
     orchestration: Orchestration | None = None
     plugins: list[Json] | None = None
     # What has no meaning here: it is said in the reply that it was not used.
+    background: StrictBool | None = None
     context_management: list[Json] | None = None
     include: list[str] | None = None
     max_tool_calls: int | None = None
@@ -97,7 +98,6 @@ class ResponsesBody(Body):
     top_logprobs: Annotated[int, Field(ge=0, le=20)] | None = None
     truncation: Literal["auto", "disabled"] | None = None
     # What is refused: it could not be left out without another answer.
-    background: StrictBool | None = None
     conversation: str | Json | None = None
     previous_response_id: str | None = None
     prompt: Json | None = None
@@ -122,7 +122,6 @@ _SAME = (
 )
 # What is refused, and what to do instead.
 _REFUSED: Mapping[str, str] = {
-    "background": "answers are not kept to be fetched later; leave it out, or set stream: true",
     "conversation": "conversations are not stored; send the whole of it in 'input'",
     "previous_response_id": "answers are not stored; send what was said before in 'input'",
     "prompt": "prompts are not stored; send their text in 'instructions' and 'input'",
@@ -180,7 +179,7 @@ def asked_of(body: ResponsesBody, *, tenant: str = "") -> Asked:
     fields: Json = {
         "model": body.model,
         "messages": messages,
-        "max_completion_tokens": body.max_output_tokens,
+        "max_completion_tokens": body.max_output_tokens or None,
         "reasoning_effort": reasoning.effort,
         "response_format": _response_format(body.text),
         "tools": tools or None,
@@ -246,8 +245,10 @@ def _unused(body: ResponsesBody) -> Ignored:
     text, reasoning = body.text or TextConfig(), body.reasoning or ReasoningConfig()
     padded = body.stream_options is not None and body.stream_options.include_obfuscation
     found: Sequence[tuple[str, object, str]] = (
+        ("background", body.background, "nothing is fetched later: this is the answer"),
         ("context_management", body.context_management, "what is sent is not made shorter"),
         ("include", set(body.include or ()) - {_LOGPROBS}, "answers hold no more of that"),
+        ("max_output_tokens", body.max_output_tokens == 0, "0 is no limit"),
         ("max_tool_calls", body.max_tool_calls, "no tool runs here"),
         (
             "top_logprobs",

@@ -119,6 +119,28 @@ async def test_what_is_not_there_is_an_error_body(
     assert ("allow" in reply.headers) == (status == 405)
 
 
+@pytest.mark.parametrize(
+    ("method", "path"),
+    [
+        ("GET", "/v1/responses/resp_1"),
+        ("DELETE", "/v1/responses/resp_1"),
+        ("POST", "/v1/responses/resp_1/cancel"),
+        ("GET", "/v1/responses/resp_1/input_items"),
+        ("GET", "/v1/chat/completions/chatcmpl-1"),
+        ("GET", "/v1/chat/completions/chatcmpl-1/messages"),
+    ],
+)
+async def test_whoever_comes_for_what_is_not_kept_is_told_so(
+    endpoints: Endpoints, method: str, path: str
+) -> None:
+    """And where to look for what became of a run."""
+    reply = await endpoints.answer(Call(method=method, path=path))
+
+    assert reply.status == 404
+    assert "are not stored" in told(reply)["error"]["message"]
+    assert "/v1/orchestrations/{run_id}" in told(reply)["error"]["message"]
+
+
 async def test_what_was_ignored_stands_in_a_header_and_in_the_reply(endpoints: Endpoints) -> None:
     """Names in the one, reasons in the other."""
     reply = await endpoints.answer(chat({"store": True, "verbosity": "low"}))

@@ -419,11 +419,10 @@ def test_an_input_that_cannot_be_read_is_refused_where_it_is_wrong(
         ({"text": {"format": {"type": "json_schema"}}}, "text.format.name", "Missing"),
         ({"text": {"format": {**PERSON, "type": "text"}}}, "text.format", "json_schema"),
         ({"text": {"format": {"type": "grammar"}}}, "text.format.type", "json_object"),
-        ({"background": True}, "background", "stream: true"),
         ({"conversation": "c"}, "conversation", "'input'"),
         ({"previous_response_id": "r"}, "previous_response_id", "'input'"),
         ({"prompt": {"id": "p"}, "input": None}, "prompt", "'instructions'"),
-        ({"max_output_tokens": 0}, "max_output_tokens", "greater than or equal to 1"),
+        ({"max_output_tokens": -1}, "max_output_tokens", "greater than or equal to 0"),
         ({"n": 2}, "n", "Unknown parameter"),
         ({"plugins": [{"id": "web"}]}, "plugins[0].id", "fusion"),
     ],
@@ -486,7 +485,7 @@ SAMPLES: Json = {
     "truncation": "auto",
     "user": "u",
 }
-REFUSED = {"background", "conversation", "previous_response_id", "prompt"}
+REFUSED = {"conversation", "previous_response_id", "prompt"}
 FIELDS = {
     *response_create_params.ResponseCreateParamsBase.__annotations__,
     *response_create_params.ResponseCreateParamsStreaming.__annotations__,
@@ -528,6 +527,7 @@ def test_every_field_of_the_sdk_is_used_refused_or_reported(name: str) -> None:
             "input.phase",
         ),
         ({"top_p": 0}, "top_p"),
+        ({"max_output_tokens": 0}, "max_output_tokens"),
     ],
 )
 def test_what_has_no_effect_within_a_field_is_reported_too(fields: Json, reported: str) -> None:
