@@ -4,6 +4,7 @@ OrchestratorError
   ConfigError                      the configuration cannot be used; `.problems` lists why
   PatternError                     a pattern file cannot be used, or its template failed
   UnknownModel                     a name that is no deployment, route, panel or pattern/panel
+    UnknownPattern                 a name that is no pattern
   InvalidRun                       a request that contradicts itself or the configuration
   NoDeploymentLeft                 every deployment that could serve the call failed
   QuorumNotMet                     too few members gave a usable answer
@@ -56,6 +57,10 @@ class PatternError(OrchestratorError):
 
 class UnknownModel(OrchestratorError):
     """A name that nothing in the configuration answers to."""
+
+
+class UnknownPattern(UnknownModel):
+    """A run is to go by a pattern that there is none of."""
 
 
 class InvalidRun(OrchestratorError):

@@ -5,7 +5,7 @@ from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, replace
 
 from orchestrator.config import OrchestratorConfig, PanelConfig, RequestConfig
-from orchestrator.errors import InvalidRun, UnknownModel
+from orchestrator.errors import InvalidRun, UnknownModel, UnknownPattern
 from orchestrator.panel import Member, majority
 from orchestrator.patterns import Pattern
 from orchestrator.yaml_source import suggestion
@@ -67,7 +67,8 @@ def resolve(
     else:
         target = _panel(request, config, name or "", config.panels.get(base or ""), wanted)
     if target.pattern and target.pattern not in patterns:
-        raise UnknownModel(
+        kind = UnknownPattern if request.pattern else UnknownModel
+        raise kind(
             f"Unknown pattern {target.pattern!r}{suggestion(target.pattern, patterns)}; "
             f"there are: {_listed(sorted(patterns))}"
         )

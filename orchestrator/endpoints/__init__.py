@@ -18,6 +18,7 @@ from orchestrator.endpoints import (
 )
 from orchestrator.endpoints.behalf import on_behalf
 from orchestrator.endpoints.calls import Call, Engine, Reply, Service, fault, refusal
+from orchestrator.endpoints.streams import data
 from orchestrator.wire.errors import Refused
 from orchestrator.wire.messages import as_anthropic
 
@@ -72,6 +73,12 @@ def refused(path: str, error: BaseException) -> Reply:
     """An error as the reply to a request for this path, in the words that its callers know."""
     told = fault(error)
     return refusal(as_anthropic(told) if messages.speaks_anthropic(path) else told)
+
+
+def broken_off(path: str, error: BaseException) -> bytes:
+    """An error as the last event of a reply to a request for this path."""
+    told = fault(error)
+    return messages.failure(told) if messages.speaks_anthropic(path) else data(told.body)
 
 
 def _route(call: Call) -> Answering:

@@ -62,6 +62,7 @@ class Call:
         query: The rest of it, names to values.
         headers: By lower-case names.
         tenant: On whose behalf.
+        key_id: By which of the tenant's keys, if it has any.
         may_ask: Whether this caller may ask for a model of that name.
         tenant_windows: Budgets of the tenant's own that every run counts in.
         count: Told how many tokens each of its runs has used; not of one that has failed.
@@ -73,6 +74,7 @@ class Call:
     query: Mapping[str, str] = field(default_factory=dict)
     headers: Mapping[str, str] = field(default_factory=dict)
     tenant: str = ""
+    key_id: str = ""
     may_ask: Callable[[str], bool] = lambda _: True
     tenant_windows: tuple[TenantWindow, ...] = ()
     count: Callable[[int], None] | None = None

@@ -41,7 +41,7 @@ async def answer(service: Service, call: Call) -> Reply:
     providers = _providers(service, _target(service, wanted))
     asked = asked_of(body, providers=providers, headers=call.headers, tenant=call.tenant)
     if asked.is_streamed:
-        return await streamed(service, _events(service, asked), failure=_failure)
+        return await streamed(service, _events(service, asked), failure=failure)
     response = await service.engine.execute_request(asked.requests[0])
     return json_reply(message(asked, response), orchestration.headers([response], asked.ignored))
 
@@ -96,5 +96,6 @@ async def _events(service: Service, asked: Asked) -> AsyncGenerator[bytes, None]
                 yield named(name, dump(told))
 
 
-def _failure(told: Fault) -> bytes:
+def failure(told: Fault) -> bytes:
+    """An error as an event, in Anthropic's words."""
     return named("error", dump(as_anthropic(told).body))

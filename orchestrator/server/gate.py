@@ -7,7 +7,7 @@ Which paths are open to everybody is a table; everything else needs a key where 
 import asyncio
 import logging
 import re
-from collections.abc import AsyncGenerator, Awaitable, Callable, MutableMapping, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, MutableMapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
@@ -16,9 +16,9 @@ from urllib.parse import parse_qsl
 
 from orchestrator.clock import Clock, new_nonce
 from orchestrator.config import ServerConfig
-from orchestrator.endpoints import refused, serves
-from orchestrator.endpoints.calls import Call, Reply, fault
-from orchestrator.endpoints.streams import data
+from orchestrator.endpoints import broken_off, refused, serves
+from orchestrator.endpoints.calls import Call, Reply
+from orchestrator.endpoints.messages import speaks_anthropic
 from orchestrator.server.admission import Admission, shutting_down
 from orchestrator.server.idempotency import HEADER as IDEMPOTENCY_KEY
 from orchestrator.server.keyed import Keyed
@@ -169,7 +169,7 @@ class Gate:
         except Exception as error:
             if exchange.has_begun:
                 raise
-            await self._send(refused(exchange.path, error), receive, send)
+            await self._send(exchange.path, refused(exchange.path, error), receive, send)
 
     def _check(self, scope: Scope, headers: dict[str, str]) -> None:
         if sum(len(name) + len(value) for name, value in scope["headers"]) > (
@@ -271,7 +271,7 @@ class Gate:
         if not scope["query_string"] and IDEMPOTENCY_KEY not in headers:
             asked = asked_of(scope["path"], body, caller.key)
         if asked is not None and (repeated := self.repeats.find(asked)) is not None:
-            await self._send(repeated, receive, send)
+            await self._send(scope["path"], repeated, receive, send)
             return
         call = Call(
             method=scope["method"],
@@ -280,6 +280,7 @@ class Gate:
             headers=headers,
             body=body,
             tenant=caller.tenant,
+            key_id=caller.key.id if caller.key else "",
             may_ask=caller.may_ask,
         )
         answering = asyncio.ensure_future(self._endpoints.answer(call, caller.key))
@@ -287,9 +288,9 @@ class Gate:
         reply = answering.result()
         if asked is not None:
             self.repeats.keep(asked, reply)
-        await self._send(reply, receive, send)
+        await self._send(call.path, reply, receive, send)
 
-    async def _send(self, reply: Reply, receive: Receive, send: Send) -> None:
+    async def _send(self, path: str, reply: Reply, receive: Receive, send: Send) -> None:
         headers = [(name.encode(), _fit(value)) for name, value in reply.headers.items()]
         start = {"type": "http.response.start", "status": reply.status, "headers": headers}
         if isinstance(reply.body, bytes):
@@ -304,7 +305,7 @@ class Gate:
             with suppress(OSError):  # the line broke while something was written
                 writing.result()
         except Refused as error:
-            piece = data(fault(error).body)
+            piece = broken_off(path, error)
             await send({"type": "http.response.body", "body": piece})
         finally:
             await reply.body.aclose()
@@ -328,14 +329,22 @@ class Gate:
             await _end(working, gone)
 
 
+# Where clients look for the name of a request; whether they are Anthropic's.
+_NAME_HEADERS: Mapping[bool, tuple[bytes, ...]] = {
+    False: (b"x-request-id",),
+    True: (b"x-request-id", b"request-id"),
+}
+
+
 def _told(exchange: Exchange, send: Send) -> Send:
     """The same `send`, which keeps what becomes of a request and gives the reply its name."""
-    request_id = (b"x-request-id", exchange.request_id.encode())
+    name = exchange.request_id.encode()
+    named = [(header, name) for header in _NAME_HEADERS[speaks_anthropic(exchange.path)]]
 
     async def told(message: Message) -> None:
         if message["type"] == "http.response.start":
             exchange.status, exchange.has_begun = message["status"], True
-            message = {**message, "headers": [*message["headers"], request_id]}
+            message = {**message, "headers": [*message["headers"], *named]}
         await send(message)
 
     return told

@@ -1,6 +1,7 @@
 """`Idempotency-Key`: who sends the same request again is given the same reply, and pays once.
 
-The rules are Stripe's. A key belongs to a tenant and to one request: its method, path and body.
+The rules are Stripe's. A key belongs to whoever sends it, a tenant by one of its keys of the
+gateway, because another may not ask for the same; and to one request: its method, path and body.
 While that is being answered, a second one is told 409; afterwards it is given the stored reply, and
 another request under the same key is told 422. What was refused before anything was started is
 not stored. A stream is refused with 400: it is delivered once, as it is written.
@@ -20,7 +21,8 @@ from typing import TypeVar
 
 from orchestrator.clock import Clock, SystemClock, new_nonce
 from orchestrator.config import state_dir
-from orchestrator.endpoints.calls import Call, Reply, fault, refusal
+from orchestrator.endpoints import refused
+from orchestrator.endpoints.calls import Call, Reply
 from orchestrator.owners import is_gone, this_process
 from orchestrator.server.limits import load_of
 from orchestrator.wire.errors import Refused
@@ -41,7 +43,7 @@ Answer = Callable[[Call], Awaitable[Reply]]
 
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS replies (
-    name TEXT PRIMARY KEY,      -- digest of the tenant and its key
+    name TEXT PRIMARY KEY,      -- digest of the tenant, by which of its keys, and the request's key
     tenant TEXT NOT NULL,       -- digest
     request TEXT NOT NULL,      -- digest of method, path and body
     claim TEXT NOT NULL,        -- of whoever answers, or has answered
@@ -104,9 +106,9 @@ class Idempotency:
                 code="idempotency_unavailable",
             )
             told.__cause__ = error
-            return refusal(fault(told))
+            return refused(call.path, told)
         except Refused as error:
-            return refusal(fault(error))
+            return refused(call.path, error)
 
     async def aclose(self) -> None:
         """Close the file once everything is written."""
@@ -160,7 +162,7 @@ def _request(call: Call) -> _Request:
             code="idempotency_of_stream",
         )
     return _Request(
-        name=_digest(call.tenant.encode(), key.encode()),
+        name=_digest(call.tenant.encode(), call.key_id.encode(), key.encode()),
         tenant=_digest(call.tenant.encode()),
         digest=_digest(call.method.encode(), call.path.encode(), call.body),
         claim=new_nonce(),

@@ -6,7 +6,8 @@ from types import TracebackType
 
 from orchestrator.clock import Clock
 from orchestrator.config import TenantWindow
-from orchestrator.endpoints.calls import Call, Reply, fault, refusal
+from orchestrator.endpoints import refused
+from orchestrator.endpoints.calls import Call, Reply
 from orchestrator.server.idempotency import REPLAYED, Answer
 from orchestrator.server.keys import KeyRecord
 from orchestrator.server.limits import KeyLimits, Ticket, load_of
@@ -35,7 +36,7 @@ class Keyed:
         try:
             ticket = self._limits.enter(key, load_of(call.body))
         except Refused as error:
-            return refusal(fault(error))
+            return refused(call.path, error)
         try:
             reply = await self._answer(
                 replace(

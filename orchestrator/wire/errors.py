@@ -83,6 +83,7 @@ class _Row:
     kind: str
     code: str
     again: bool = True  # whether the caller's SDK may send the same once more
+    param: str | None = None  # what is to blame, where it is always the same
 
 
 _INVALID, _LIMIT, _SERVER = "invalid_request_error", "rate_limit_error", "server_error"
@@ -107,7 +108,8 @@ _ROWS: Mapping[type[BaseException], _Row] = {
     provider.ProviderError: _Row(502, _SERVER, "provider_error"),
     errors.ConfigError: _Row(500, _SERVER, "invalid_configuration", False),
     errors.PatternError: _Row(500, _SERVER, "invalid_pattern", False),
-    errors.UnknownModel: _Row(404, _INVALID, "model_not_found", False),
+    errors.UnknownModel: _Row(404, _INVALID, "model_not_found", False, "model"),
+    errors.UnknownPattern: _Row(404, _INVALID, "pattern_not_found", False, "orchestration.pattern"),
     errors.InvalidRun: _Row(400, _INVALID, "invalid_run", False),
     errors.NoDeploymentLeft: _Row(503, _SERVER, "no_deployment_left"),
     errors.QuorumNotMet: _Row(502, _SERVER, "quorum_not_met"),
@@ -164,6 +166,6 @@ def fault_of(error: BaseException) -> Fault:
         message=str(error),
         kind=row.kind,
         code=row.code,
-        param="model" if isinstance(error, errors.UnknownModel) else None,
+        param=row.param,
         headers=headers,
     )

@@ -75,6 +75,24 @@ async def test_a_key_is_held_to_its_models_however_they_are_named(
         assert repr(refused) in told(reply)["error"]["message"]
 
 
+@pytest.mark.parametrize(
+    ("body", "param"),
+    [
+        ({"orchestration": {"pattern": "nonesuch"}}, "orchestration.pattern"),
+        ({"model": "nonesuch/both"}, "model"),
+    ],
+)
+async def test_an_unknown_pattern_is_blamed_where_it_stands(
+    endpoints: Endpoints, body: dict[str, Any], param: str
+) -> None:
+    """In the model's name, or in a field of its own."""
+    reply = await endpoints.answer(chat({"model": "both", **body}))
+
+    assert reply.status == 404
+    assert told(reply)["error"]["param"] == param
+    assert "Unknown pattern 'nonesuch'" in told(reply)["error"]["message"]
+
+
 @pytest.mark.parametrize("path", ["compare/both", "compare%2Fboth"])
 async def test_a_model_with_a_slash_is_found_as_it_is_and_quoted(
     endpoints: Endpoints, path: str

@@ -54,12 +54,22 @@ async def test_what_takes_longer_than_the_drain_is_told_so(
     assert held.cancelled.is_set()
 
 
-async def test_a_stream_that_is_cut_off_says_so(serving: Serving, held: Any) -> None:
+@pytest.mark.parametrize(
+    ("path", "last"),
+    [
+        ("/v1/chat/completions", 'data: {"error":{"message":'),
+        ("/v1/messages", 'data: {"type":"error","error":{"type":'),
+    ],
+)
+async def test_a_stream_that_is_cut_off_says_so(
+    serving: Serving, held: Any, path: str, last: str
+) -> None:
     """The second wish to end ends at once; who reads a stream gets an error as its last event."""
     reply = Reply(text="One word and another", gap_s=1)
     async with serving(mocks={"one": MockAdapter([reply], sleep=held)}) as gateway:
-        body = {"model": "one", "messages": [{"role": "user", "content": "Hi"}], "stream": True}
-        async with gateway.client.stream("POST", "/v1/chat/completions", json=body) as answer:
+        said = {"messages": [{"role": "user", "content": "Hi"}], "max_tokens": 9}
+        body = {"model": "one", "stream": True, **said}
+        async with gateway.client.stream("POST", path, json=body) as answer:
             lines = answer.aiter_lines()
             first = await anext(lines)
             gateway.server.end()
@@ -67,8 +77,9 @@ async def test_a_stream_that_is_cut_off_says_so(serving: Serving, held: Any) -> 
             rest = [line async for line in lines if line]
         await gateway.serving
 
-    assert (answer.status_code, first[:6]) == (200, "data: ")
-    assert '"code":"shutting_down"' in rest[-1]
+    assert (answer.status_code, first.partition(":")[0] in ("data", "event")) == (200, True)
+    assert rest[-1].startswith(last)
+    assert "shutting_down" in rest[-1]
     assert "data: [DONE]" not in rest
 
 

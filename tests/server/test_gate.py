@@ -309,6 +309,19 @@ NAMES = [
 ]
 
 
+@pytest.mark.parametrize(
+    ("path", "names"),
+    [("/v1/messages", ["request-id", "x-request-id"]), ("/v1/models", ["x-request-id"])],
+)
+async def test_a_reply_has_its_name_where_its_callers_look(
+    gateway: Any, path: str, names: list[str]
+) -> None:
+    """Anthropic's SDK reads another header than OpenAI's."""
+    reply = await gateway.client.post(path, json={}, headers={"x-request-id": "mine"})
+
+    assert sorted(name for name in reply.headers if reply.headers[name] == "mine") == names
+
+
 async def test_a_request_keeps_its_name_where_it_is_fit_to_be_said(gateway: Any) -> None:
     """What could end a line in a header or a log is replaced by a name of ours."""
     for given, is_kept in NAMES:

@@ -46,7 +46,12 @@ class Answering:
 
 
 def call(
-    body: Any = None, key: str | None = "k-1", *, tenant: str = "acme", path: str = PATH
+    body: Any = None,
+    key: str | None = "k-1",
+    *,
+    tenant: str = "acme",
+    key_id: str = "",
+    path: str = PATH,
 ) -> Call:
     return Call(
         method="POST",
@@ -54,6 +59,7 @@ def call(
         body=json.dumps(body if body is not None else {"model": "gpt"}).encode(),
         headers={} if key is None else {"idempotency-key": key},
         tenant=tenant,
+        key_id=key_id,
     )
 
 
@@ -191,6 +197,26 @@ async def test_one_tenant_sees_nothing_of_another(once: Idempotency, answering: 
     assert mine.body != theirs.body
     assert [reply.status for reply in (mine, theirs, other)] == [200] * 3
     assert not any("idempotent-replayed" in reply.headers for reply in (mine, theirs, other))
+
+
+async def test_one_key_of_a_tenant_is_not_given_what_another_has_asked(
+    once: Idempotency, answering: Answering
+) -> None:
+    """It may not be allowed to ask for the same."""
+    first, second = await once.answer(call(key_id="a")), await once.answer(call(key_id="b"))
+    again = await once.answer(call(key_id="a"))
+
+    assert answering.calls == 2
+    assert first.body == again.body != second.body
+
+
+async def test_a_refusal_is_told_in_the_words_of_its_callers(once: Idempotency) -> None:
+    """Anthropic's, where messages are asked for."""
+    reply = await once.answer(call({"stream": True}, path="/v1/messages"))
+
+    assert isinstance(reply.body, bytes)
+    assert json.loads(reply.body)["type"] == "error"
+    assert json.loads(reply.body)["error"]["type"] == "invalid_request_error"
 
 
 @given(one=st.tuples(st.text(), st.text()), other=st.tuples(st.text(), st.text()))

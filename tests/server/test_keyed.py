@@ -44,17 +44,22 @@ def key(**limits: Any) -> KeyRecord:
     return KeyRecord(id="0" * 12, sha256="0" * 64, tenant="acme", created=created, **limits)
 
 
-def call(method: str = "POST", **body: Any) -> Call:
-    return Call(method=method, path="/v1/chat/completions", body=json.dumps(body).encode())
+def call(method: str = "POST", path: str = "/v1/chat/completions", **body: Any) -> Call:
+    return Call(method=method, path=path, body=json.dumps(body).encode())
 
 
-async def test_the_next_request_is_refused_in_openais_shape() -> None:
+@pytest.mark.parametrize(
+    ("path", "kind"), [("/v1/chat/completions", None), ("/v1/messages", "error")]
+)
+async def test_the_next_request_is_refused_in_its_callers_shape(
+    path: str, kind: str | None
+) -> None:
     """Before anybody is asked, with the headers that every client knows."""
     answering = Answering()
     keyed, limited = Keyed(answering, FakeClock()), key(requests_per_minute=1)
-    first = await keyed.answer(call(), limited)
+    first = await keyed.answer(call(path=path), limited)
 
-    second = await keyed.answer(call(), limited)
+    second = await keyed.answer(call(path=path), limited)
 
     assert (first.status, first.headers["x-own"]) == (200, "1")
     assert first.headers["x-ratelimit-remaining-requests"] == "0"
@@ -62,6 +67,7 @@ async def test_the_next_request_is_refused_in_openais_shape() -> None:
     assert {"retry-after", "x-ratelimit-limit-requests"} <= set(second.headers)
     assert isinstance(second.body, bytes)
     assert json.loads(second.body)["error"]["type"] == "rate_limit_error"
+    assert json.loads(second.body).get("type") == kind
 
 
 async def test_looking_at_models_is_not_counted_nor_is_who_has_no_key() -> None:
