@@ -26,6 +26,7 @@ class Call:
     requests: int = 0
     failure: ProviderError | None = None  # the first; it is what our caller will see
     finish: str | None = None  # the provider's own finish reason
+    stop_sequence: str | None = None  # the one that it says has ended the answer
     model: str | None = None
     said_usage: Json | None = None  # what it said of its tokens, in its own words
     ended: bool = False  # the stream came to an orderly end

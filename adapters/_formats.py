@@ -33,6 +33,7 @@ class WireFormat:
 
     name: str
     finish: Callable[[Json], str | None]  # the provider's own finish reason, when this says one
+    stop: Callable[[Json], Any] = lambda body: None  # which sequence has stopped it, likewise
     error: Callable[[Json], WireError | None]
     usage_holder: Callable[[Json], tuple[Json, str] | None]  # (object, key) where usage stands
     usage: Callable[[Json], Usage]  # what stands there
@@ -120,6 +121,11 @@ def _openai_finish(body: Json) -> str | None:
     return next((str(c["finish_reason"]) for c in _choices(body) if c.get("finish_reason")), None)
 
 
+def _openai_stop(body: Json) -> Any:
+    """vLLM's word for it, and of those who followed it; OpenAI itself does not say."""
+    return next((found for c in _choices(body) if (found := c.get("stop_reason"))), None)
+
+
 def _openai_usage_holder(body: Json) -> tuple[Json, str] | None:
     if body.get("usage") is not None:
         return body, "usage"
@@ -156,6 +162,11 @@ def _anthropic_finish(body: Json) -> str | None:
     place = body.get("delta") if body.get("type") == "message_delta" else body
     reason = place.get("stop_reason") if isinstance(place, dict) else None
     return str(reason) if reason else None
+
+
+def _anthropic_stop(body: Json) -> Any:
+    place = body.get("delta") if body.get("type") == "message_delta" else body
+    return place.get("stop_sequence") if isinstance(place, dict) else None
 
 
 def _anthropic_usage_holder(body: Json) -> tuple[Json, str] | None:
@@ -224,6 +235,7 @@ def _cohere_usage_holder(body: Json) -> tuple[Json, str] | None:
 OPENAI = WireFormat(
     name="openai",
     finish=_openai_finish,
+    stop=_openai_stop,
     error=read_error,
     usage_holder=_openai_usage_holder,
     usage=openai_usage,
@@ -234,6 +246,7 @@ OPENAI = WireFormat(
 ANTHROPIC = WireFormat(
     name="anthropic",
     finish=_anthropic_finish,
+    stop=_anthropic_stop,
     error=read_error,
     usage_holder=_anthropic_usage_holder,
     usage=anthropic_usage,

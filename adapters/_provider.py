@@ -154,7 +154,10 @@ class LiteLLMAdapter(BaseAdapter):
                         raise
                 answer = self._checked(call, request, fold.text, fold.reasoning, fold.tool_calls)
                 yield Chunk(
-                    finish_reason=answer.finish_reason, usage=answer.usage, model=answer.model
+                    finish_reason=answer.finish_reason,
+                    usage=answer.usage,
+                    model=answer.model,
+                    stop_sequence=answer.stop_sequence,
                 )
 
     async def embed(self, request: EmbeddingRequest, *, limits: Limits = Limits()) -> Embeddings:
@@ -394,6 +397,7 @@ class LiteLLMAdapter(BaseAdapter):
             finish_reason=finish,
             model=self._answered_as(call) or self.config.model,
             usage=_read.believable(call.usage, written=written, count=count),
+            stop_sequence=_stopped_by(request, call.stop_sequence) if finish == "stop" else None,
         )
 
     def _logprobs(
@@ -511,6 +515,12 @@ class _Joiner:
 
     def end(self) -> Chunk:
         return Chunk(text=self._text.end(), reasoning=self._reasoning.end())
+
+
+def _stopped_by(request: CompletionRequest, said: str | None) -> str | None:
+    """What is said to have stopped the answer, if that was asked for."""
+    wanted = [request.stop] if isinstance(request.stop, str) else request.stop or ()
+    return said if said in wanted else None
 
 
 def _wants_logprobs(request: CompletionRequest) -> bool:

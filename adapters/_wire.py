@@ -264,7 +264,7 @@ async def _read_plain(
     call.body = body = _parse_answer(call, raw, response.headers)
     changed = _note(call, body)  # an answer with nothing in it may still be billed
     _require_answer(call, body)
-    call.finish = call.format.finish(body)
+    call.finish, call.stop_sequence = call.format.finish(body), _stop_in(call, body)
     if call.reads_itself:
         raise Ended("answered")
     if call.said_usage is None and call.format.empty_usage is not None:  # litellm cannot do without
@@ -272,6 +272,12 @@ async def _read_plain(
         changed = True
     content = dumps(body) if changed else raw
     return httpx.Response(200, headers=_ANSWER_HEADERS, content=content, request=request)
+
+
+def _stop_in(call: Call, said: Json) -> str | None:
+    """The sequence that is said to have stopped the answer; some hosts send a token's number."""
+    found = call.format.stop(said)
+    return found if isinstance(found, str) else None
 
 
 def _parse_answer(call: Call, raw: bytes, headers: Mapping[str, str]) -> Json:
@@ -455,6 +461,7 @@ class _WatchedStream(httpx.AsyncByteStream):
             return None
         _note(call, event)
         call.finish = call.format.finish(event) or call.finish
+        call.stop_sequence = _stop_in(call, event) or call.stop_sequence
         self._ended = self._ended or call.format.is_last(event)
         return event
 

@@ -41,6 +41,7 @@ class Reply:
     tool_calls: tuple[ToolCall, ...] = ()
     logprobs: tuple[Logprob, ...] = ()  # told with the first piece of the text
     finish_reason: FinishReason = "stop"
+    stop_sequence: str | None = None
     usage: Usage | None = None
     model: str | None = None  # the one that says it answered, if it is not the one asked
     delay_s: float = 0.0
@@ -136,6 +137,7 @@ class MockAdapter(BaseAdapter):
             finish_reason=reply.finish_reason,
             usage=reply.usage or self._count(request, reply),
             model=model,
+            stop_sequence=reply.stop_sequence,
         )
 
     async def embed(self, request: EmbeddingRequest, *, limits: Limits = Limits()) -> Embeddings:

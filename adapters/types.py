@@ -148,6 +148,7 @@ class Chunk:
     usage: Usage | None = None
     model: str | None = None
     logprobs: tuple[Logprob, ...] = ()
+    stop_sequence: str | None = None  # comes with `finish_reason`
 
     @property
     def has_content(self) -> bool:
@@ -159,6 +160,7 @@ class Completion:
     """One model's whole answer. `model` is the name the provider answered under.
 
     `logprobs` are those of its tokens, if they were asked for and the provider has told them.
+    `stop_sequence` is which of the request's own ended it, where the provider says so.
     """
 
     text: str
@@ -168,6 +170,7 @@ class Completion:
     tool_calls: tuple[ToolCall, ...] = ()
     usage: Usage = Usage()
     logprobs: tuple[Logprob, ...] = ()
+    stop_sequence: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -209,6 +212,7 @@ def in_one_chunk(completion: Completion) -> Chunk:
         usage=completion.usage,
         model=completion.model,
         logprobs=completion.logprobs,
+        stop_sequence=completion.stop_sequence,
     )
 
 
@@ -220,6 +224,7 @@ class CompletionFold:
         "_logprobs",
         "_model",
         "_reasoning",
+        "_stop_sequence",
         "_text",
         "_tools",
         "_usage",
@@ -233,6 +238,7 @@ class CompletionFold:
         self._finish_reason: FinishReason | None = None
         self._usage: Usage | None = None
         self._model: str | None = None
+        self._stop_sequence: str | None = None
 
     def add(self, chunk: Chunk) -> None:
         if chunk.text:
@@ -248,6 +254,7 @@ class CompletionFold:
         self._finish_reason = chunk.finish_reason or self._finish_reason
         self._usage = chunk.usage or self._usage
         self._model = self._model or chunk.model
+        self._stop_sequence = chunk.stop_sequence or self._stop_sequence
 
     @property
     def has_content(self) -> bool:
@@ -277,6 +284,10 @@ class CompletionFold:
         return self._finish_reason
 
     @property
+    def stop_sequence(self) -> str | None:
+        return self._stop_sequence
+
+    @property
     def usage(self) -> Usage | None:
         return self._usage
 
@@ -295,4 +306,5 @@ class CompletionFold:
             usage=self._usage or Usage(estimated=True),
             model=self._model or "",
             logprobs=self.logprobs,
+            stop_sequence=self._stop_sequence,
         )

@@ -499,7 +499,12 @@ def replay(completion: Completion) -> Iterator[Chunk]:
     for index, call in enumerate(completion.tool_calls):
         delta = ToolCallDelta(index=index, id=call.id, name=call.name, arguments=call.arguments)
         yield Chunk(tool_calls=(delta,), model=model)
-    yield Chunk(finish_reason=completion.finish_reason, usage=completion.usage, model=model)
+    yield Chunk(
+        finish_reason=completion.finish_reason,
+        usage=completion.usage,
+        model=model,
+        stop_sequence=completion.stop_sequence,
+    )
 
 
 # Equal calls at the same time.

@@ -83,6 +83,10 @@ class Delivery:
     def finish_reason(self) -> FinishReason:
         return self._fold.finish_reason or "stop"
 
+    @property
+    def stop_sequence(self) -> str | None:
+        return self._fold.stop_sequence
+
     async def add(self, chunk: Chunk) -> None:
         """Hand on a piece of the answer."""
         self._fold.add(chunk)

@@ -144,6 +144,7 @@ class OrchestratorResponse:
     finish_reason: FinishReason = "stop"
     reasoning: str = ""
     tool_calls: tuple[ToolCall, ...] = ()
+    stop_sequence: str | None = None  # which of the request's own ended it, if that is known
     logprobs: tuple[Logprob, ...] = ()  # of the tokens of `content`, where they were asked for
 
     @property

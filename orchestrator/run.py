@@ -259,6 +259,7 @@ class Run:
             reasoning=delivery.reasoning,
             tool_calls=delivery.tool_calls,
             logprobs=delivery.logprobs,
+            stop_sequence=delivery.stop_sequence,
         )
 
     def receipt(self, status: RunStatus, causes: tuple[str, ...], error: str = "") -> Receipt:

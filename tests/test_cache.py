@@ -251,6 +251,7 @@ COMPLETIONS = st.builds(
         estimated=st.booleans(),
     ),
     logprobs=st.lists(LOGPROBS, max_size=3).map(tuple),
+    stop_sequence=st.none() | TEXT.filter(bool),
 )
 
 

@@ -296,7 +296,7 @@ def _is_within_a_turn(body: CountBody) -> bool:
 # The reply.
 
 STOP_REASONS: Mapping[FinishReason, str] = {
-    "stop": "end_turn",  # a stop sequence as well: which one it was, providers do not all say
+    "stop": "end_turn",  # a stop sequence as well, where its provider does not say which it was
     "length": "max_tokens",
     "tool_calls": "tool_use",
     "content_filter": "refusal",
@@ -314,7 +314,7 @@ def message(asked: Asked, response: OrchestratorResponse) -> Json:
     return {
         **_frame(asked.model, response.receipt.run_id),
         "content": content,
-        **_stop(response.finish_reason),
+        **_stop(response),
         "usage": usage_json(response.usage),
         "orchestration": orchestration.outcome([response], asked.ignored),
     }
@@ -324,10 +324,11 @@ def _frame(model: str, run_id: str) -> Json:
     return {"id": f"msg_{run_id}", "type": "message", "role": "assistant", "model": model}
 
 
-def _stop(reason: FinishReason) -> Json:
+def _stop(response: OrchestratorResponse) -> Json:
+    reason, sequence = response.finish_reason, response.stop_sequence
     return {
-        "stop_reason": STOP_REASONS[reason],
-        "stop_sequence": None,
+        "stop_reason": STOP_REASONS[reason] if sequence is None else "stop_sequence",
+        "stop_sequence": sequence,
         "stop_details": {"type": "refusal"} if reason == "content_filter" else None,
     }
 
@@ -461,7 +462,7 @@ class MessageEvents:
             *self._stop_block(),
             _event(
                 "message_delta",
-                delta=_stop(response.finish_reason),
+                delta=_stop(response),
                 usage=usage_json(response.usage),
                 orchestration=orchestration.outcome([response], self._asked.ignored),
             ),

@@ -146,6 +146,22 @@ class Mocked:
         )
 
 
+@pytest.mark.parametrize(
+    ("stopped", "reason"), [("END", "stop_sequence"), (None, "end_turn")], ids=["known", "unknown"]
+)
+async def test_what_has_stopped_an_answer_is_told_where_it_is_known(
+    stopped: str | None, reason: str
+) -> None:
+    """Plain and streamed; where a provider does not say it, an end is an end."""
+    async with Mocked(Said(text="One, two", stop_sequence=stopped)) as mocked:
+        plain = await mocked.create(stop_sequences=["END"])
+        async with mocked.stream(stop_sequences=["END"]) as stream:
+            streamed = await stream.get_final_message()
+
+    for told in (plain, streamed):
+        assert (told.stop_reason, told.stop_sequence) == (reason, stopped)
+
+
 def without_run(message: Message) -> dict[str, Any]:
     """What is said, without what is another's for every run."""
     told = message.to_dict()
