@@ -81,18 +81,23 @@ async def test_streams_of_a_key_are_counted_until_they_end(client: Client) -> No
     assert all(reply.text.endswith("data: [DONE]\n\n") for reply in replies)
 
 
-async def test_an_idempotency_key_holds_over_http_and_for_its_tenant_alone(client: Client) -> None:
-    """The same reply to the tenant, with any of its keys; a run of its own to another."""
+async def test_an_idempotency_key_holds_over_http_and_for_its_sender_alone(client: Client) -> None:
+    """The same reply to who sent it; a run of its own to another key of the tenant, or another's.
+
+    What one key of a tenant may ask for another may not, and a stored reply is asked of nobody.
+    """
     async with client() as one, client() as twin, client("beta") as other:
-        first, second = await ask(one, "k-1"), await ask(twin, "k-1")
+        first, second = await ask(one, "k-1"), await ask(one, "k-1")
         wrong = await ask(one, "k-1", max_tokens=51)
+        beside = await ask(twin, "k-1")
         theirs = await ask(other, "k-1")
 
     assert second.headers["idempotent-replayed"] == "true"
     assert second.content == first.content
     assert (wrong.status_code, wrong.json()["error"]["code"]) == (422, "idempotency_error")
-    assert "idempotent-replayed" not in theirs.headers
-    assert theirs.json()["id"] != first.json()["id"]
+    for another in (beside, theirs):
+        assert "idempotent-replayed" not in another.headers
+        assert another.json()["id"] != first.json()["id"]
 
 
 async def test_a_key_is_refused_from_the_moment_it_is_revoked(
