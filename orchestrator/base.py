@@ -91,6 +91,7 @@ from orchestrator.resolve import resolve
 from orchestrator.responses import EmbeddingsResponse, OrchestratorResponse, Receipt
 from orchestrator.routing import order
 from orchestrator.run import Run
+from orchestrator.shared_windows import shared_windows
 from orchestrator.synthesis import best
 from orchestrator.verdicts import absent, gather, need_a_draft, out_of_time, plain_failure
 from orchestrator.yaml_source import suggestion
@@ -131,6 +132,7 @@ class BaseOrchestrator:
         ledger: The ledger to use instead of the one the configuration names. It is not closed with
             the orchestrator.
         keeps_receipts: Whether the ledger keeps the receipts of plain runs as well.
+        processes: How many share the rates, for as long as Redis has not told.
         nonce: Makes the secret of a run's fences. Only tests have a reason to give one.
     """
 
@@ -144,6 +146,7 @@ class BaseOrchestrator:
         journal: Journal | None = None,
         ledger: Ledger | None = None,
         keeps_receipts: bool = False,
+        processes: int = 1,
         nonce: Callable[[], str] = new_nonce,
     ) -> None:
         given = adapters or {}
@@ -153,6 +156,7 @@ class BaseOrchestrator:
         self._clock = clock or SystemClock()
         self._config = config.model_copy(update={"models": models})
         self._config_hash = ""
+        self._shared = shared_windows(config, self._clock, processes=processes)
         self._deployments = {
             name: self._new_deployment(name, model, given.get(name))
             for name, model in models.items()
@@ -212,6 +216,8 @@ class BaseOrchestrator:
     async def _close_guards(self) -> None:
         await self._recall.aclose()
         await self._books.aclose()
+        if self._shared is not None:
+            await self._shared.aclose()
 
     # The models.
 
@@ -249,12 +255,23 @@ class BaseOrchestrator:
         """Which deployments are left alone at the moment, why, and until when."""
         return {name: one.breaker.state for name, one in self._deployments.items()}
 
+    @property
+    def counts_alone(self) -> bool:
+        """Whether the Redis that counts rates did not answer the last time."""
+        return self._shared is not None and self._shared.is_down
+
     def _new_deployment(
         self, name: str, model: ModelConfig, adapter: BaseAdapter | None
     ) -> Deployment:
         config = self._config
         return Deployment(
-            name, model, adapter, clock=self._clock, breaker=config.breaker, retry=config.retry
+            name,
+            model,
+            adapter,
+            clock=self._clock,
+            breaker=config.breaker,
+            retry=config.retry,
+            shared=self._shared,
         )
 
     def _configure(self, models: Mapping[str, ModelConfig]) -> None:

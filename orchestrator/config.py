@@ -5,8 +5,8 @@ import ipaddress
 import json
 import os
 import re
-from collections.abc import Collection, Iterator, Mapping
-from contextlib import suppress
+from collections.abc import Callable, Collection, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from decimal import Decimal
 from functools import cached_property
 from itertools import chain
@@ -19,7 +19,7 @@ from pydantic import BaseModel, ConfigDict, Field, SecretStr
 from adapters.config import ENV_REFERENCE, MissingVariable, ModelConfig, resolve_references
 from adapters.types import EmbeddingRequest, Limits, Message
 from orchestrator.amounts import Caps, Every, nanousd
-from orchestrator.cross_checks import DATABASES, cross_check, wrong_database
+from orchestrator.cross_checks import DATABASES, cross_check, wrong_database, wrong_redis
 from orchestrator.errors import ConfigError
 from orchestrator.yaml_check import Vocabulary, validate
 from orchestrator.yaml_source import (
@@ -191,6 +191,13 @@ class LedgerConfig(_Strict):
     keep_days: Count = 400
 
 
+class LimitsConfig(_Strict):
+    """Where rates are counted for all processes. A password in `url` is better `${NAME}`."""
+
+    url: SecretStr
+    timeout_s: Seconds = 0.25  # how long Redis may take; past it each process counts its share
+
+
 class ServerConfig(_Strict):
     """How the gateway takes requests. The address it listens on is the command line's."""
 
@@ -208,7 +215,7 @@ class OrchestratorConfig(_Strict):
     """A whole configuration file.
 
     Without `ledger`, spending is counted in memory, and only where a budget asks for it. Without
-    `cache`, no answer is kept.
+    `cache`, no answer is kept. Without `limits`, rates are counted by each process for itself.
     """
 
     models: Annotated[dict[Name, ModelConfig], Field(min_length=1)]
@@ -220,6 +227,7 @@ class OrchestratorConfig(_Strict):
     breaker: BreakerConfig = BreakerConfig()
     cache: CacheConfig | None = None
     ledger: LedgerConfig | None = None
+    limits: LimitsConfig | None = None
     server: ServerConfig = ServerConfig()
     patterns_dir: str | None = None  # more patterns, beside the built-in ones; relative to the file
 
@@ -301,6 +309,27 @@ def runs_folder() -> Path:
     return state_dir() / "runs"
 
 
+COUNTING = "PROMETHEUS_MULTIPROC_DIR"  # read by prometheus_client as it is imported
+
+
+def counting_folder() -> str | None:
+    """Where prometheus_client adds up what several processes count, if this is one of them."""
+    return os.environ.get(COUNTING)
+
+
+@contextmanager
+def counting_in(folder: Path) -> Iterator[None]:
+    """Have the processes that are started inside add up there what they count."""
+    before = os.environ.get(COUNTING)
+    os.environ[COUNTING] = str(folder)
+    try:
+        yield
+    finally:
+        del os.environ[COUNTING]
+        if before is not None:
+            os.environ[COUNTING] = before
+
+
 def cache_folder(config: OrchestratorConfig) -> Path:
     """Where kept answers are, whether or not the cache is on."""
     folder = config.cache.folder if config.cache else None
@@ -320,17 +349,38 @@ def ledger_url(config: OrchestratorConfig) -> str:
     if config.ledger.url is None:
         return f"sqlite:///{state_dir().absolute() / 'ledger.db'}"
     written = config.ledger.url.get_secret_value()
-    try:
-        url = _resolve_address(written)
-    except MissingVariable as missing:
-        raise ConfigError([f"ledger.url: {missing}"]) from None
-    if wrong := wrong_database(url):
-        raise ConfigError([f"ledger.url {wrong}"])
+    url = _resolved("ledger.url", written, wrong_database)
     if ENV_REFERENCE.search(written) and _relative_file(url):
         message = "needs an absolute path where a variable is part of it: sqlite:////folder/file"
         raise ConfigError([f"ledger.url {message}"])
     scheme, _, rest = url.partition("://")
     return f"{DATABASES[scheme]}://{rest}"
+
+
+def limits_url(config: OrchestratorConfig) -> str | None:
+    """The address of the Redis that rates are counted in, if any; it may hold a password.
+
+    Raises:
+        ConfigError: a variable is not set, or what it holds is no address of a Redis.
+    """
+    if config.limits is None:
+        return None
+    return _resolved("limits.url", config.limits.url.get_secret_value(), wrong_redis)
+
+
+def _resolved(where: str, written: str, wrong: Callable[[str], str]) -> str:
+    """An address with every `${NAME}` in it replaced.
+
+    Raises:
+        ConfigError: a variable is not set, or the address is then none.
+    """
+    try:
+        url = _resolve_address(written)
+    except MissingVariable as missing:
+        raise ConfigError([f"{where}: {missing}"]) from None
+    if found := wrong(url):
+        raise ConfigError([f"{where} {found}"])
+    return url
 
 
 _USER_PART = re.compile(r"([^/@]*://)([^/@]*)(@.*)", re.DOTALL)
@@ -612,10 +662,12 @@ def _guard_warnings(config: OrchestratorConfig) -> Iterator[str]:
             "ledger.hold_s is shorter than timeouts.total_s: a slow call is taken for lost and"
             " counted in full while it still runs; raise hold_s"
         )
-    user = _USER_PART.fullmatch(ledger.url.get_secret_value() if ledger.url else "")
-    password = user[2].partition(":")[2] if user else ""
-    if password and not ENV_REFERENCE.search(password):
-        yield "ledger.url has a password in it; write ${NAME} and set the variable"
+    limits = config.limits
+    for where, url in (("ledger.url", ledger.url), ("limits.url", limits and limits.url)):
+        user = _USER_PART.fullmatch(url.get_secret_value() if url else "")
+        password = user[2].partition(":")[2] if user else ""
+        if password and not ENV_REFERENCE.search(password):
+            yield f"{where} has a password in it; write ${{NAME}} and set the variable"
 
 
 # What it amounts to.
@@ -626,11 +678,14 @@ def config_hash(config: OrchestratorConfig) -> str:
 
     The same in every process and on every machine. `${NAME}` counts as it is written; literal
     keys, what an address holds besides scheme, host, port and path, and where things are kept
-    (`patterns_dir`, `cache.folder`, all of `ledger`) are left out.
+    (`patterns_dir`, `cache.folder`, all of `ledger` and `limits`) are left out.
     """
     content = config.model_dump(
         mode="json",
-        exclude={"patterns_dir": True, "cache": {"folder"}, "ledger": True, "server": True},
+        exclude={
+            **dict.fromkeys(("patterns_dir", "ledger", "limits", "server"), True),
+            "cache": {"folder"},
+        },
     )
     for name, model in config.models.items():
         key = model.api_key.get_secret_value() if model.api_key else ""
@@ -787,6 +842,10 @@ _DESCRIPTIONS: Mapping[str, Mapping[str, str]] = {
         "hold_s": "After how long a call that never reported back is counted in full, in seconds.",
         "keep_days": "How long receipts and records of usage are kept.",
     },
+    "LimitsConfig": {
+        "url": "redis://:${NAME}@host:6379/0; rediss:// for TLS, unix:///socket on this machine.",
+        "timeout_s": "How long it may take; then each process counts its share, in seconds.",
+    },
     "ServerConfig": {
         "hosts": "Names the gateway may be asked under, beside those it listens on.",
         "body_mb": "How large a request may be, in megabytes.",
@@ -807,6 +866,7 @@ _DESCRIPTIONS: Mapping[str, Mapping[str, str]] = {
         "breaker": "When a failing model is left alone, and how it comes back.",
         "cache": "Equal calls are answered from disk; without this section none is.",
         "ledger": "Where spending is kept.",
+        "limits": "Where rates are counted for several processes; default: each for itself.",
         "server": "How `orchestrator serve` takes requests.",
         "patterns_dir": "A folder of your own patterns, relative to this file.",
     },

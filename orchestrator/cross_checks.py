@@ -6,10 +6,10 @@ with whatever else is wrong with it.
 
 import re
 from collections import Counter
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from itertools import islice
 from typing import Any
-from urllib.parse import urlsplit
+from urllib.parse import parse_qsl, urlsplit
 
 from adapters.config import ENV_REFERENCE
 from orchestrator.yaml_source import (
@@ -50,7 +50,8 @@ def cross_check(
     for section, lower, upper in ORDERED:
         given = _mapping(config.get(section))
         yield from _check_order(source, section, (lower, upper), given, defaults[section])
-    yield from _check_database(source, ("ledger", "url"))
+    for section, wrong in (("ledger", wrong_database), ("limits", wrong_redis)):
+        yield from _check_url(source, (section, "url"), wrong)
     for section in ("cache", "ledger"):
         meant = f"write {section}: {{}} for its defaults"
         yield from _check_given(source, (section,), meant)
@@ -208,7 +209,7 @@ def _check_no_reference(source: YamlSource, loc: Loc) -> Iterator[Problem]:
     if re.search(r"\$\{|^\$\w+$", _text(source, loc) or ""):
         message = (
             f"{source.where(loc)} is not read from the environment;"
-            " only api_key, api_base and ledger.url are, so write the value itself"
+            " only api_key, api_base, ledger.url and limits.url are, so write the value itself"
         )
         yield Problem(source.offset(loc), message)
 
@@ -375,16 +376,15 @@ def _figure(value: Any) -> float | None:
     return value if type(value) in {int, float} and 0 < value < 10**16 else None
 
 
-# The ledger.
+# The ledger, and where rates are counted.
 
 _DATABASE_EXAMPLES = 'sqlite:///ledger.db or "postgresql://user:${PASSWORD}@host/name"'
 
 
-def _check_database(source: YamlSource, loc: Loc) -> Iterator[Problem]:
+def _check_url(source: YamlSource, loc: Loc, wrong: Callable[[str], str]) -> Iterator[Problem]:
     url = _text(source, loc)
-    wrong = wrong_database(url) if url is not None else ""
-    if wrong:
-        yield Problem(source.offset(loc), f"{source.where(loc)} {wrong}")
+    if url is not None and (found := wrong(url)):
+        yield Problem(source.offset(loc), f"{source.where(loc)} {found}")
 
 
 def wrong_database(url: str) -> str:
@@ -412,3 +412,32 @@ DATABASES: Mapping[str, str] = {
     "postgresql": "postgresql+psycopg",
     "postgresql+psycopg": "postgresql+psycopg",
 }
+
+
+_REDIS_EXAMPLES = '"redis://127.0.0.1:6379/0" or "redis://:${PASSWORD}@host:6379/0"'
+_REDIS_SCHEMES = frozenset(("redis", "rediss", "unix"))
+_REDIS_OPTIONS = frozenset(("db", "ssl_ca_certs", "ssl_certfile", "ssl_keyfile", "ssl_cert_reqs"))
+
+
+def wrong_redis(url: str) -> str:
+    """What is wrong with the address of a Redis; nothing, if nothing is. Repeats no password."""
+    if wrong := wrong_reference(url):
+        return f"cannot be read: {wrong}"
+    if ENV_REFERENCE.match(url):
+        return ""
+    text = ENV_REFERENCE.sub("1", url)
+    if not text.isprintable() or " " in text:
+        return "has spaces or line breaks in it; remove them"
+    try:
+        parts = urlsplit(text)
+        _ = parts.port  # raises where it is no port
+    except ValueError:
+        return f"must be the address of a Redis, such as {_REDIS_EXAMPLES}"
+    place = parts.path if parts.scheme == "unix" else parts.hostname
+    if parts.scheme not in _REDIS_SCHEMES or not place:
+        return f"must be the address of a Redis, such as {_REDIS_EXAMPLES}"
+    if parts.scheme != "unix" and not re.fullmatch(r"/?[0-9]*", parts.path):
+        return "names its database by a number, as in redis://host:6379/0"
+    if {name for name, _ in parse_qsl(parts.query, keep_blank_values=True)} - _REDIS_OPTIONS:
+        return f"may have these options only: {', '.join(sorted(_REDIS_OPTIONS))}"
+    return ""

@@ -12,6 +12,7 @@ from orchestrator.config import BreakerConfig, BudgetsConfig, RetryConfig
 from orchestrator.limits import usual_limit
 from orchestrator.pacing import Pace
 from orchestrator.routing import Candidate, Latencies
+from orchestrator.shared_windows import SharedWindows
 
 USUAL_TOKENS = 500  # of an answer, to compare prices by
 
@@ -38,11 +39,12 @@ class Deployment:
         clock: Clock,
         breaker: BreakerConfig,
         retry: RetryConfig,
+        shared: SharedWindows | None = None,
     ) -> None:
         self.name = name
         self.config = config
         self.breaker = Breaker(breaker, clock, deployment=name)
-        self.pace = Pace(config.rates, clock, deployment=name)
+        self.pace = Pace(config.rates, clock, deployment=name, shared=shared)
         self.retries = retry_budget(retry)
         self.latencies = Latencies()
         self.durations = Latencies()

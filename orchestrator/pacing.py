@@ -1,7 +1,8 @@
 """How fast a deployment may be called: requests and tokens a minute, calls at a time, pauses.
 
 Whoever finds no room waits in line, first come, first served, or is told at once that the wait is
-longer than there is time for. All of it belongs to one event loop.
+longer than there is time for. All of it belongs to one event loop. Where Redis counts the rates for
+several processes, it has the last word; how many calls go at a time is each process's own.
 """
 
 import asyncio
@@ -15,14 +16,19 @@ from typing import Literal, NamedTuple, TypeAlias
 from adapters.config import RatesConfig
 from orchestrator.clock import Clock
 from orchestrator.errors import RateExceeded
+from orchestrator.shared_windows import SharedWindows, Use
 
 # How a call ended, as far as its pace is concerned; `unsent` gives back all that was taken for it.
 Ending: TypeAlias = Literal["ok", "rate_limited", "other", "unsent"]
 
 CONCURRENCY = 500  # calls at a time where nothing is configured: aiohttp opens no more to one host
 PAUSE_MAX_S = 600.0  # longer than that, and it is worth asking again what was meant
+REQUESTS, TOKENS = "requests", "tokens"
+OUT_OF_REQUESTS, OUT_OF_TOKENS = (f"has used up its {one} a minute" for one in (REQUESTS, TOKENS))
 OWN_PAUSE_S, OWN_PAUSE_MAX_S = 0.5, 30.0  # for whoever refuses every call
 MINUTE_MS = 60_000
+ASKING_S = 0.5  # to ask Redis takes less than a hundredth of that
+ASKS_AGAIN_S = 1.0  # others may have given back what we wait for
 MOMENT_MS = 50  # what is used within such a moment is remembered as one
 
 
@@ -35,6 +41,7 @@ class Slot:
     epoch: int
     request_moment: "Moment | None"
     tokens_moment: "Moment | None"
+    shared_moment: int | None = None  # when Redis has counted it
     is_left: bool = False
 
     def leave(self, ending: Ending, tokens_used: int | None = None) -> None:
@@ -68,7 +75,14 @@ class Pace:
     orchestrator.errors.RateExceeded: gpt has used up its requests a minute; there is room in 60.0 s
     """
 
-    def __init__(self, rates: RatesConfig, clock: Clock, *, deployment: str) -> None:
+    def __init__(
+        self,
+        rates: RatesConfig,
+        clock: Clock,
+        *,
+        deployment: str,
+        shared: SharedWindows | None = None,
+    ) -> None:
         self._clock = clock
         self._deployment = deployment
         self._ceiling = rates.concurrency or CONCURRENCY
@@ -80,6 +94,9 @@ class Pace:
         self._resumes_s = 0.0
         self._requests = Window.of(rates.requests_per_minute)
         self._tokens = Window.of(rates.tokens_per_minute)
+        self._shared = shared if self._requests or self._tokens else None
+        self._share = 1  # of how many processes this is one, while Redis does not answer
+        self._room = _Room()  # when Redis said that there is room
         self._line: deque[_Waiter] = deque()
         self._tokens_in_line = 0
 
@@ -103,9 +120,12 @@ class Pace:
         Raises:
             RateExceeded: there is no room until then; raised as soon as that is known.
         """
-        if self._line or self._is_full or self._wait(1, tokens).seconds > 0:
-            await self._stand_in_line(tokens, until_s)
-        return self._take(tokens)
+        shared_moment = None
+        if self._shared and not self._is_full:  # to ask those before us first is not to wait
+            until_s = max(until_s, self._clock.monotonic() + ASKING_S)
+        if self._shared or self._line or self._is_full or self._wait(1, tokens).seconds > 0:
+            shared_moment = await self._stand_in_line(tokens, until_s)
+        return self._take(tokens, shared_moment)
 
     def pause(self, seconds: float) -> None:
         """Start no call for so long: the provider's Retry-After. A pause never gets shorter."""
@@ -119,32 +139,43 @@ class Pace:
     def _is_full(self) -> bool:
         return self._in_flight >= self._limit
 
-    def _wait(self, requests: int, tokens: int) -> "_Wait":
+    def _wait(self, requests: int, tokens: int, share: int = 1) -> "_Wait":
         """How long until the rates have room for so much, were it next; and for what reason."""
         now_s = self._clock.monotonic()
         wait = _Wait(max(0.0, self._resumes_s - now_s), "asked for a pause")
         if self._requests:
-            seconds = self._requests.wait_s(requests, now_s)
-            wait = max(wait, _Wait(seconds, "has used up its requests a minute"))
+            seconds = self._requests.wait_s(requests, now_s, share)
+            wait = max(wait, _Wait(seconds, OUT_OF_REQUESTS))
         if self._tokens:
-            seconds = self._tokens.wait_s(tokens, now_s)
-            wait = max(wait, _Wait(seconds, "has used up its tokens a minute"))
+            seconds = self._tokens.wait_s(tokens, now_s, share)
+            wait = max(wait, _Wait(seconds, OUT_OF_TOKENS))
         return wait
 
-    async def _stand_in_line(self, tokens: int, until_s: float) -> None:
-        """Wait until everyone before has entered and there is room, or refuse."""
+    def _wait_of(self, waiter: "_Waiter") -> "_Wait":
+        """The same for who is first in line, with what Redis has said, or our share without it."""
+        tokens = waiter.tokens
+        if self._tokens and self._share > 1:  # what fits into a minute is not refused for ever
+            tokens = min(tokens, self._tokens.limit(self._share))
+        return max(self._wait(1, tokens, self._share), self._room.wait(self._clock.monotonic()))
+
+    async def _stand_in_line(self, tokens: int, until_s: float) -> int | None:
+        """Wait until everyone before has entered and there is room, or refuse.
+
+        What Redis has counted is to be corrected at the moment that is returned.
+        """
         self._refuse_the_impossible(tokens, until_s)
         waiter = _Waiter(tokens)
         self._line.append(waiter)
         self._tokens_in_line += tokens
         try:
-            while not self._may_enter(waiter):
+            while not (self._may_enter(waiter) and await self._is_counted(waiter)):
                 limit_s = self._patience_s(waiter, until_s)
                 await self._clock.first_done([waiter.new_bell()], limit_s)
         finally:
             self._line.remove(waiter)
             self._tokens_in_line -= tokens
             self._ring_first()
+        return waiter.shared_moment
 
     def _refuse_the_impossible(self, tokens: int, until_s: float) -> None:
         if self._tokens and tokens > self._tokens.per_minute:
@@ -154,7 +185,10 @@ class Pace:
                 deployment=self._deployment,
             )
         wait = self._wait(len(self._line) + 1, self._tokens_in_line + tokens)
-        if wait.seconds > until_s - self._clock.monotonic():
+        now_s = self._clock.monotonic()
+        if self._line:  # the first has asked Redis, and nobody enters before
+            wait = max(wait, self._room.wait(now_s))
+        if wait.seconds > until_s - now_s:
             raise self._refusal(wait)
 
     def _may_enter(self, waiter: "_Waiter") -> bool:
@@ -164,6 +198,34 @@ class Pace:
             and self._wait(1, waiter.tokens).seconds <= 0
         )
 
+    async def _is_counted(self, waiter: "_Waiter") -> bool:
+        """Whether the rates of all processes together have room; then it is taken."""
+        if self._shared is None:
+            return True
+        uses = self._uses(waiter.tokens)
+        verdict = await self._shared.take([use for use, _ in uses])
+        self._share, self._room = 1, _Room()
+        if verdict is None:
+            self._share = self._shared.share
+            return self._wait_of(waiter).seconds <= 0
+        if verdict.full is not None:
+            ends_s = self._clock.monotonic() + verdict.wait_s
+            self._room = _Room(ends_s, uses[verdict.full][1])
+            return False
+        waiter.shared_moment = verdict.moment
+        return True
+
+    def _uses(self, tokens: int) -> list[tuple[Use, str]]:
+        """What a call takes of the windows, and what is said where one has no room."""
+        return [
+            (Use(f"{name}:{self._deployment}", window.per_minute, amount), why)
+            for name, window, amount, why in (
+                (REQUESTS, self._requests, 1, OUT_OF_REQUESTS),
+                (TOKENS, self._tokens, tokens, OUT_OF_TOKENS),
+            )
+            if window
+        ]
+
     def _patience_s(self, waiter: "_Waiter", until_s: float) -> float:
         """How long it is worth waiting for the bell.
 
@@ -171,7 +233,7 @@ class Pace:
             RateExceeded: no longer.
         """
         is_first = self._line[0] is waiter
-        wait = self._wait(1, waiter.tokens) if is_first else self._wait(0, 0)
+        wait = self._wait_of(waiter) if is_first else self._wait(0, 0)
         left_s = until_s - self._clock.monotonic()
         if wait.seconds > max(left_s, 0):
             raise self._refusal(wait)
@@ -181,7 +243,8 @@ class Pace:
                 f"{len(self._line)} in line; there was no room in time",
                 deployment=self._deployment,
             )
-        return wait.seconds or left_s
+        patience_s = wait.seconds or left_s
+        return min(patience_s, ASKS_AGAIN_S) if self._shared and is_first else patience_s
 
     def _refusal(self, wait: "_Wait") -> RateExceeded:
         return RateExceeded(
@@ -190,7 +253,7 @@ class Pace:
             retry_after_s=wait.seconds,
         )
 
-    def _take(self, tokens: int) -> Slot:
+    def _take(self, tokens: int, shared_moment: int | None) -> Slot:
         now_s = self._clock.monotonic()
         self._in_flight += 1
         return Slot(
@@ -199,6 +262,7 @@ class Pace:
             self._epoch,
             self._requests.use(1, now_s) if self._requests else None,
             self._tokens.use(tokens, now_s) if self._tokens else None,
+            shared_moment,
         )
 
     def _leave(self, slot: Slot, ending: Ending, tokens_used: int | None) -> None:
@@ -209,10 +273,16 @@ class Pace:
             tokens_used = 0
             if self._requests and slot.request_moment:
                 self._requests.correct(slot.request_moment, -1, now_s)
+                self._correct_shared(REQUESTS, slot, -1)
         if self._tokens and slot.tokens_moment and tokens_used is not None:
             difference = max(tokens_used, 0) - slot.tokens
             self._tokens.correct(slot.tokens_moment, difference, now_s)
+            self._correct_shared(TOKENS, slot, difference)
         self._ring_first()
+
+    def _correct_shared(self, name: str, slot: Slot, difference: int) -> None:
+        if self._shared and slot.shared_moment is not None:
+            self._shared.correct(f"{name}:{self._deployment}", slot.shared_moment, difference)
 
     def _adapt(self, slot: Slot, ending: Ending) -> None:
         """Additive increase, multiplicative decrease. The call itself still counts as in flight."""
@@ -242,12 +312,23 @@ class _Wait(NamedTuple):
     why: str
 
 
+class _Room(NamedTuple):
+    """From when on there is room, as Redis said, and what there was none of."""
+
+    from_s: float = 0.0
+    why: str = ""
+
+    def wait(self, now_s: float) -> _Wait:
+        return _Wait(max(0.0, self.from_s - now_s), self.why)
+
+
 @dataclass(slots=True, eq=False)
 class _Waiter:
     """Someone in line, and the bell that says: look again."""
 
     tokens: int
     bell: Future[None] | None = None
+    shared_moment: int | None = None
 
     def new_bell(self) -> Future[None]:
         self.bell = asyncio.get_running_loop().create_future()
@@ -278,7 +359,7 @@ class Window:
         from pyrate_limiter import Rate, SlidingWindowLog  # noqa: PLC0415
 
         self.per_minute = per_minute
-        self._rates = [Rate(per_minute, MINUTE_MS)]
+        self._rate = Rate
         self._policy = SlidingWindowLog()
         self._moments: deque[Moment] = deque()
         self._used = 0
@@ -288,21 +369,25 @@ class Window:
         """One for a limit; none for no limit."""
         return None if per_minute is None else cls(per_minute)
 
-    def wait_s(self, amount: int, now_s: float) -> float:
+    def limit(self, share: int = 1) -> int:
+        """How much a minute has for one of so many processes."""
+        return max(1, self.per_minute // share)
+
+    def wait_s(self, amount: int, now_s: float, share: int = 1) -> float:
         """How long until so much more fits; whole minutes for what is more than a minute's."""
         now_ms = self._forget(now_s)
         if amount <= 0:
             return 0.0
-        minutes, rest = divmod(amount - 1, self.per_minute)
-        decision = self._policy.decide(
-            self._rates, [self._used], rest + 1, now_ms, self._moment_before
-        )
+        limit = self.limit(share)
+        minutes, rest = divmod(amount - 1, limit)
+        rates = [self._rate(limit, MINUTE_MS)]
+        decision = self._policy.decide(rates, [self._used], rest + 1, now_ms, self._moment_before)
         return (minutes * (MINUTE_MS + 1) + (decision.retry_after_ms or 0)) / 1000
 
-    def left(self, now_s: float) -> int:
+    def left(self, now_s: float, share: int = 1) -> int:
         """How much of the minute's allowance is left."""
         self._forget(now_s)
-        return max(0, self.per_minute - self._used)
+        return max(0, self.limit(share) - self._used)
 
     def empties_s(self, now_s: float) -> float:
         """How long until all of the allowance is there again, if nothing more is used."""

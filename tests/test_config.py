@@ -35,6 +35,7 @@ from orchestrator.config import (
     find_config,
     json_schema,
     ledger_url,
+    limits_url,
     load_config,
     packaged_configs,
     parse_config,
@@ -124,7 +125,7 @@ model:
         BASE + "colour: blue\n",
         (
             "4:1: Unknown key 'colour' at the top level; known here: models, routes, panels, "
-            "budgets, timeouts, retry, breaker, cache, ledger, server, patterns_dir"
+            "budgets, timeouts, retry, breaker, cache, ledger, limits, server, patterns_dir"
         ),
     ),
     "sections commented out": (
@@ -890,6 +891,55 @@ ledger: {url: 'postgresql://me:$PASSWORD@host/db'}
 """,
         "4:15: ledger.url cannot be read: A variable is written ${NAME}, with braces",
     ),
+    "limits that are no Redis": (
+        BASE
+        + """\
+limits: {url: 'http://:hunter2hunter2@host/0'}
+""",
+        (
+            '4:15: limits.url must be the address of a Redis, such as "redis://127.0.0.1:6379/0" '
+            'or "redis://:${PASSWORD}@host:6379/0"'
+        ),
+    ),
+    "limits without an address": (
+        BASE
+        + """\
+limits: {timeout_s: 0}
+""",
+        "4:1: limits has no 'url'; add it",
+        "4:21: limits.timeout_s must be greater than 0, found 0",
+    ),
+    "limits in a database with a name": (
+        BASE
+        + """\
+limits: {url: redis://host/limits}
+""",
+        "4:15: limits.url names its database by a number, as in redis://host:6379/0",
+    ),
+    "limits with an option that is not supported": (
+        BASE
+        + """\
+limits: {url: 'redis://host?socket_timeout=5'}
+""",
+        (
+            "4:15: limits.url may have these options only: db, ssl_ca_certs, ssl_cert_reqs, "
+            "ssl_certfile, ssl_keyfile"
+        ),
+    ),
+    "limits with a space": (
+        BASE
+        + """\
+limits: {url: 'redis://host '}
+""",
+        "4:15: limits.url has spaces or line breaks in it; remove them",
+    ),
+    "limits with a reference without braces": (
+        BASE
+        + """\
+limits: {url: 'redis://:$PASSWORD@host'}
+""",
+        "4:15: limits.url cannot be read: A variable is written ${NAME}, with braces",
+    ),
     "a ledger that is a number": (
         BASE
         + """\
@@ -1458,6 +1508,50 @@ def test_without_a_ledger_spending_is_counted_in_memory(orchestrator_home: Path)
     assert config_hash(kept) == config_hash(config)
 
 
+@pytest.mark.parametrize(
+    ("written", "meant"),
+    [
+        ("redis://host", "redis://host"),
+        ("rediss://me:${WORD}@host:7000/3", "rediss://me:p%40ss%2Fw%3Ard@host:7000/3"),
+        ("unix:///run/redis.sock?db=2", "unix:///run/redis.sock?db=2"),
+        ("${ADDRESS}", "redis://:secret@host/1"),
+    ],
+)
+def test_rates_are_counted_where_the_file_says(
+    written: str, meant: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Variables are read late and passwords escaped; without the section there is no place."""
+    monkeypatch.setenv("WORD", "p@ss/w:rd")
+    monkeypatch.setenv("ADDRESS", "redis://:secret@host/1")
+
+    assert limits_url(parse_config(BASE + f"limits: {{url: '{written}'}}\n")) == meant
+    assert limits_url(parse_config(BASE)) is None
+
+
+def test_a_variable_that_holds_no_redis_is_told_of_without_its_value(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """As with a ledger: it may hold a password."""
+    monkeypatch.setenv("ADDRESS", "http://:hunter2hunter2@host")
+
+    with pytest.raises(ConfigError, match=r"^limits.url must be the address of a Redis") as caught:
+        limits_url(parse_config(BASE + "limits: {url: '${ADDRESS}'}\n"))
+
+    assert "hunter2" not in "".join(traceback.format_exception(caught.value))
+
+
+def test_a_password_of_the_limits_is_never_shown() -> None:
+    """Neither printed nor dumped nor told of, and the file is the wrong place for it."""
+    config = parse_config(BASE + "limits: {url: 'redis://:hunter2hunter2@host'}\n")
+
+    shown = [repr(config), config.model_dump_json(), str(config), *warnings(config)]
+
+    assert "hunter2" not in "".join(shown)
+    assert warnings(config) == [
+        "limits.url has a password in it; write ${NAME} and set the variable"
+    ]
+
+
 def test_a_password_of_the_ledger_is_never_shown() -> None:
     """Neither printed nor dumped nor told of, and the file is the wrong place for it."""
     config = parse_config(BASE + "ledger: {url: 'postgresql://me:hunter2hunter2@db/x'}\n")
@@ -1643,6 +1737,7 @@ def test_the_hash_knows_no_secret() -> None:
     [
         "ledger: {url: 'postgresql://me:hunter2@db/x'}\n",
         "ledger: {keep_days: 3}\n",
+        "limits: {url: 'redis://:hunter2@host'}\n",
         "patterns_dir: .\n",
     ],
 )
@@ -1752,7 +1847,7 @@ def test_the_schema_is_one_and_explains_every_key() -> None:
     jsonschema.Draft202012Validator.check_schema(schema)
 
     objects = [schema, *(part for part in schema["$defs"].values() if "properties" in part)]
-    assert len(objects) == 15
+    assert len(objects) == 16
     for part in objects:
         assert part["additionalProperties"] is False
         assert all(key["description"] for key in part["properties"].values())
