@@ -247,7 +247,7 @@ models:
 """,
         (
             "2:34: models.gpt.model is not read from the environment; only api_key, "
-            "api_base and ledger.url are, so write the value itself"
+            "api_base, ledger.url and limits.url are, so write the value itself"
         ),
     ),
     "a line break in a model id": (
@@ -850,8 +850,8 @@ cache: true
 cache: {folder: '${HOME}/cache'}
 """,
         (
-            "4:17: cache.folder is not read from the environment; only api_key, api_base and "
-            "ledger.url are, so write the value itself"
+            "4:17: cache.folder is not read from the environment; only api_key, api_base, "
+            "ledger.url and limits.url are, so write the value itself"
         ),
     ),
     "a ledger in a file's name": (
@@ -1005,8 +1005,8 @@ budgets:
     "a folder from the environment": (
         BASE + "patterns_dir: ${HOME}/p\n",
         (
-            "4:15: patterns_dir is not read from the environment; only api_key, api_base "
-            "and ledger.url are, so write the value itself"
+            "4:15: patterns_dir is not read from the environment; only api_key, api_base, "
+            "ledger.url and limits.url are, so write the value itself"
         ),
     ),
     "a model twice": (

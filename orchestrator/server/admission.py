@@ -16,6 +16,7 @@ class Admission:
 
     Args:
         most: How many may be under way.
+        changed: Is told how many are, whenever that has changed.
 
     Attributes:
         in_flight: How many are.
@@ -23,8 +24,9 @@ class Admission:
         is_cut: Whether those under way were ended, too.
     """
 
-    def __init__(self, most: int) -> None:
+    def __init__(self, most: int, changed: Callable[[int], object] = lambda _: None) -> None:
         self._most = most
+        self._changed = changed
         self.in_flight = 0
         self.is_draining = False
         self.is_cut = False
@@ -44,11 +46,13 @@ class Admission:
         if self.in_flight >= self._most:
             raise _unavailable("Too many requests are being answered", "overloaded")
         self.in_flight += 1
+        self._changed(self.in_flight)
         self._empty.clear()
         try:
             yield
         finally:
             self.in_flight -= 1
+            self._changed(self.in_flight)
             if not self.in_flight:
                 self._empty.set()
 

@@ -16,11 +16,14 @@ from orchestrator.server.gate import Gate, Watch
 from orchestrator.server.idempotency import Idempotency, replies_file
 from orchestrator.server.keyed import Keyed
 from orchestrator.server.keys import KeyFile
+from orchestrator.server.limits import KeyLimits
 from orchestrator.server.longest import Bounded
 from orchestrator.server.metrics import CONTENT_TYPE, Metrics
 from orchestrator.server.page import POLICY, page
+from orchestrator.shared_windows import SharedWindows, shared_windows
 from orchestrator.wire.errors import Refused
 
+LONGER_S = 60.0  # a stream may outlast its run while it is still read
 LOOPBACK = ("127.0.0.1", "localhost", "[::1]")
 
 
@@ -32,6 +35,7 @@ def create_app(
     hosts: frozenset[str] = frozenset(LOOPBACK),
     watch: Sequence[Watch] = (),
     clock: Clock | None = None,
+    processes: int = 1,
 ) -> Gate:
     """The gateway over an engine, which it closes when it ends.
 
@@ -43,19 +47,26 @@ def create_app(
             given.
         watch: Are told of every request that has ended, beside the metrics.
         clock: Where the time comes from.
+        processes: How many serve the same keys on this machine.
     """
     metrics, time = Metrics(), clock or SystemClock()
     config = engine.config.server
-    admission = Admission(config.requests)
-    metrics.in_flight.set_function(lambda: admission.in_flight)
+    admission = Admission(config.requests, metrics.in_flight.set)
+    shared = shared_windows(engine.config, time, processes=processes)
+    limits = KeyLimits(
+        time,
+        shared=shared,
+        processes=processes,
+        longest_s=engine.config.timeouts.run_s + LONGER_S,
+    )
     named = frozenset(name.lower() for name in config.hosts)
     if named and not hosts:
         hosts = frozenset(LOOPBACK)
     endpoints = Endpoints(Bounded(engine), heartbeat_s=config.heartbeat_s, clock=time)
     once = Idempotency(endpoints.answer, replies_file(), clock=time)
     return Gate(
-        _pages(engine, metrics, admission, once),
-        Keyed(once.answer, time),
+        _pages(engine, metrics, admission, once, shared),
+        Keyed(once.answer, time, limits),
         config,
         admission=admission,
         hosts=hosts | named,
@@ -67,9 +78,19 @@ def create_app(
 
 
 def _pages(
-    engine: EnhancedOrchestrator, metrics: Metrics, admission: Admission, once: Idempotency
+    engine: EnhancedOrchestrator,
+    metrics: Metrics,
+    admission: Admission,
+    once: Idempotency,
+    shared: SharedWindows | None,
 ) -> FastAPI:
     """What is not for callers of models: whether it is alive, what it counts, what it offers."""
+
+    def is_alone() -> bool:
+        """Whether this process counts rates for itself because Redis does not answer."""
+        return engine.counts_alone or (shared is not None and shared.is_down)
+
+    metrics.watch_limits(is_alone)
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
@@ -78,6 +99,8 @@ def _pages(
         finally:
             await once.aclose()
             await engine.aclose()
+            if shared is not None:
+                await shared.aclose()
 
     app = FastAPI(lifespan=lifespan, openapi_url=None, redirect_slashes=False)
 
@@ -89,7 +112,8 @@ def _pages(
     async def ready() -> Response:
         if admission.is_draining:
             return _refused(shutting_down())
-        return JSONResponse({"status": "ok"})
+        alone = {"limits": "Redis does not answer: each process counts its share"}
+        return JSONResponse({"status": "ok"} | (alone if is_alone() else {}))
 
     @app.get("/metrics")
     async def shown() -> Response:

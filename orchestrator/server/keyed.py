@@ -20,11 +20,12 @@ class Keyed:
     Args:
         answer: Who answers what is within them.
         clock: Where the time comes from.
+        limits: Who counts; default: this process for itself.
     """
 
-    def __init__(self, answer: Answer, clock: Clock) -> None:
+    def __init__(self, answer: Answer, clock: Clock, limits: KeyLimits | None = None) -> None:
         self._answer = answer
-        self._limits = KeyLimits(clock)
+        self._limits = limits or KeyLimits(clock)
 
     async def answer(self, call: Call, key: KeyRecord | None) -> Reply:
         """The reply to a call, with OpenAI's headers for what is left of the key's minute.
@@ -34,7 +35,7 @@ class Keyed:
         if key is None or call.method != "POST":
             return await self._answer(call)
         try:
-            ticket = self._limits.enter(key, load_of(call.body))
+            ticket = await self._limits.admit(key, load_of(call.body))
         except Refused as error:
             return refused(call.path, error)
         try:

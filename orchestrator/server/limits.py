@@ -1,23 +1,26 @@
 """How often a key may ask, with how many tokens a minute, with how many replies streaming at once.
 
-Nobody waits here: whoever is over a limit is told at once, and when to come again. What is counted
-is counted in this process and on one event loop.
+Nobody waits here: whoever is over a limit is told at once, and when to come again. It is counted in
+this process and on one event loop, and in Redis for all processes where there is one.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from math import ceil
 from types import TracebackType
-from typing import Any, NoReturn, Self
+from typing import Any, NamedTuple, NoReturn, Self
 
 import orjson
 
-from orchestrator.clock import Clock
+from orchestrator.clock import Clock, new_nonce
 from orchestrator.pacing import Moment, Window
 from orchestrator.server.keys import KeyRecord
+from orchestrator.shared_windows import STREAMS, SharedWindows, Stream, Use, Verdict
 from orchestrator.wire.errors import Refused
 
 BYTES_A_TOKEN = 4
+LONGEST_STREAM_S = 600.0
 _MAX_TOKENS = ("max_tokens", "max_completion_tokens", "max_output_tokens")
 _MOST_TOKENS = 10**15
 
@@ -65,15 +68,11 @@ class Ticket:
 
     def __init__(
         self,
-        account: "_Account | None" = None,
-        load: Load | None = None,
-        used_in: tuple[Window, Moment] | None = None,
+        leave_with: Callable[[int | None], None] | None = None,
         headers: Mapping[str, str] | None = None,
     ) -> None:
         self.headers: Mapping[str, str] = headers or {}
-        self._account = account
-        self._load = load or Load()
-        self._used_in = used_in
+        self._leave_with = leave_with
         self._used: int | None = None
 
     def __enter__(self) -> Self:
@@ -96,14 +95,15 @@ class Ticket:
 
         Where nobody has counted, the estimate stands.
         """
-        account, self._account = self._account, None
-        if account is not None:
-            account.leave(self._load, self._used_in, self._used)
+        leave_with, self._leave_with = self._leave_with, None
+        if leave_with is not None:
+            leave_with(self._used)
 
 
 class KeyLimits:
     """The limits of all keys.
 
+    >>> import asyncio
     >>> from datetime import UTC, datetime
     >>> from orchestrator.clock import FakeClock
     >>> record = KeyRecord(
@@ -117,30 +117,104 @@ class KeyLimits:
     >>> with limits.enter(record, Load(tokens=10)) as ticket:
     ...     ticket.headers["x-ratelimit-remaining-requests"]
     '0'
-    >>> limits.enter(record, Load(tokens=10))
+    >>> asyncio.run(limits.admit(record, Load(tokens=10)))
     Traceback (most recent call last):
     orchestrator.wire.errors.Refused: This key has used up its 1 request a minute; there is room ...
 
     Args:
         clock: Where the time comes from.
+        shared: Where all processes count together; it has the last word as long as it answers.
+        processes: How many count each for itself without it; each has that part of every limit.
+        longest_s: How long a stream counts as open in `shared` whose process has ended.
     """
 
-    def __init__(self, clock: Clock) -> None:
+    def __init__(
+        self,
+        clock: Clock,
+        *,
+        shared: SharedWindows | None = None,
+        processes: int = 1,
+        longest_s: float = LONGEST_STREAM_S,
+    ) -> None:
         self._clock = clock
+        self._shared = shared
+        self._processes = processes
+        self._longest_s = longest_s
         self._accounts: dict[str, _Account] = {}
 
-    def enter(self, record: KeyRecord | None, load: Load) -> Ticket:
-        """Let a request in; one without a key has no limits here.
+    async def admit(self, record: KeyRecord | None, load: Load) -> Ticket:
+        """Let a request in, if all processes together may; one without a key has no limits here.
 
         Raises:
             Refused: it is over a limit of its key; nothing is counted.
         """
+        if record is None or self._shared is None:
+            return self.enter(record, load)
+        account = self._account(record)
+        account.check(record, load)
+        uses = account.uses(record.id, load)
+        stream = None
+        if load.is_streamed:
+            stream = Stream(record.id, new_nonce(), record.open_streams, self._longest_s)
+        if not uses and stream is None:
+            return account.take(record, load)
+        verdict = await self._shared.take(uses, stream)
+        if verdict is None:
+            return account.enter(record, load, self._shared.share)
+        minute = account.minute_of(verdict)
+        if verdict.full is not None:
+            _refuse(record, minute, verdict.full, verdict.wait_s)
+        ticket = account.take(record, load)
+        counted = _Counted(self._shared, record, load, verdict.moment, stream, ticket)
+        return Ticket(counted.leave, _headers(minute))
+
+    def enter(self, record: KeyRecord | None, load: Load) -> Ticket:
+        """Let a request in, if this process may.
+
+        Raises:
+            Refused: as `admit`.
+        """
         if record is None:
             return Ticket()
+        return self._account(record).enter(record, load, self._processes)
+
+    def _account(self, record: KeyRecord) -> "_Account":
         account = self._accounts.get(record.id)
         if account is None:
             account = self._accounts[record.id] = _Account(self._clock)
-        return account.enter(record, load)
+        account.fit(record)
+        return account
+
+
+@dataclass(frozen=True, slots=True)
+class _Counted:
+    """A request that was counted by all processes together, and by this one."""
+
+    shared: SharedWindows
+    record: KeyRecord
+    load: Load
+    moment: int
+    stream: Stream | None
+    ticket: Ticket
+
+    def leave(self, used: int | None) -> None:
+        if self.stream is not None:
+            self.shared.leave(self.stream)
+        if used is not None:
+            self.ticket.count(used)
+            if self.record.tokens_per_minute is not None:
+                name = _window(self.record.id, "token")
+                self.shared.correct(name, self.moment, used - self.load.tokens)
+        self.ticket.leave()
+
+
+class _Part(NamedTuple):
+    """How much of a key's minute there is and is left, and when all of it is there again."""
+
+    noun: str
+    per_minute: int
+    left: int
+    empties_s: float
 
 
 class _Account:
@@ -152,34 +226,15 @@ class _Account:
         self._tokens: Window | None = None
         self._open_streams = 0
 
-    def enter(self, record: KeyRecord, load: Load) -> Ticket:
+    def fit(self, record: KeyRecord) -> None:
+        """The limits are what they are now; what was used stays used."""
         self._requests = _fit(self._requests, record.requests_per_minute)
         self._tokens = _fit(self._tokens, record.tokens_per_minute)
-        if load.is_streamed and self._open_streams >= record.open_streams:
-            raise Refused(
-                f"This key has {_say(record.open_streams, 'stream')} open, as many as it may; "
-                "read one to its end, or close it",
-                status=429,
-                kind="rate_limit_error",
-                code="too_many_streams",
-                headers={"retry-after": "1"},
-            )
-        now_s = self._clock.monotonic()
-        self._refuse_what_does_not_fit(load, now_s)
-        tokens = self._tokens
-        used_in = (tokens, tokens.use(load.tokens, now_s)) if tokens else None
-        if self._requests:
-            self._requests.use(1, now_s)
-        self._open_streams += load.is_streamed
-        return Ticket(self, load, used_in, self._headers(now_s))
 
-    def leave(self, load: Load, used_in: tuple[Window, Moment] | None, used: int | None) -> None:
-        self._open_streams -= load.is_streamed
-        if used_in and used is not None:  # the limit, and so the window, may be another by now
-            window, moment = used_in
-            window.correct(moment, used - load.tokens, self._clock.monotonic())
-
-    def _refuse_what_does_not_fit(self, load: Load, now_s: float) -> None:
+    def check(self, record: KeyRecord, load: Load, share: int = 1) -> None:
+        """Refuse what has no room however much of the minute is left."""
+        if load.is_streamed and self._open_streams >= max(1, record.open_streams // share):
+            _refuse(record, self._minute(share), STREAMS, 1.0)
         if self._tokens and load.tokens > self._tokens.per_minute:
             raise Refused(
                 f"This request may use {_say(load.tokens, 'token')}, and its key has "
@@ -187,33 +242,98 @@ class _Account:
                 status=429,
                 kind="rate_limit_error",
                 code="request_too_large",
-                headers={**self._headers(now_s), "x-should-retry": "false"},
+                headers={**_headers(self._minute(share)), "x-should-retry": "false"},
             )
-        for window, amount, noun in (
-            (self._requests, 1, "request"),
-            (self._tokens, load.tokens, "token"),
-        ):
-            if window and (wait_s := window.wait_s(amount, now_s)) > 0:
-                self._refuse(window, noun, wait_s, now_s)
 
-    def _refuse(self, window: Window, noun: str, wait_s: float, now_s: float) -> NoReturn:
-        raise Refused(
-            f"This key has used up its {_say(window.per_minute, noun)} a minute; there is room in "
-            f"{wait_s:.1f} s",
-            status=429,
-            kind="rate_limit_error",
-            code="rate_limit_exceeded",
-            headers={**self._headers(now_s), "retry-after": str(max(1, ceil(wait_s)))},
+    def enter(self, record: KeyRecord, load: Load, share: int) -> Ticket:
+        """Let a request in, if one of so many processes may."""
+        self.check(record, load, share)
+        now_s = self._clock.monotonic()
+        for place, (noun, window) in enumerate(self._windows()):
+            amount = 1 if noun == "request" else min(load.tokens, window.limit(share))
+            if (wait_s := window.wait_s(amount, now_s, share)) > 0:
+                _refuse(record, self._minute(share), place, wait_s)
+        return self.take(record, load, share)
+
+    def take(self, record: KeyRecord, load: Load, share: int = 1) -> Ticket:
+        """Count a request that was let in."""
+        now_s = self._clock.monotonic()
+        used_in = (self._tokens, self._tokens.use(load.tokens, now_s)) if self._tokens else None
+        if self._requests:
+            self._requests.use(1, now_s)
+        self._open_streams += load.is_streamed
+        return Ticket(partial(self._leave, load, used_in), _headers(self._minute(share)))
+
+    def uses(self, key_id: str, load: Load) -> list[Use]:
+        """What a request takes of the windows that all processes share."""
+        amounts = {"request": 1, "token": load.tokens}
+        return [
+            Use(_window(key_id, noun), window.per_minute, amounts[noun])
+            for noun, window in self._windows()
+        ]
+
+    def minute_of(self, verdict: Verdict) -> list[_Part]:
+        """What all processes together have left."""
+        return [
+            _Part(noun, window.per_minute, max(0, window.per_minute - used), empties_s)
+            for (noun, window), (used, empties_s) in zip(
+                self._windows(), verdict.filled, strict=True
+            )
+        ]
+
+    def _minute(self, share: int) -> list[_Part]:
+        """What one of so many processes has left."""
+        now_s = self._clock.monotonic()
+        return [
+            _Part(noun, window.limit(share), window.left(now_s, share), window.empties_s(now_s))
+            for noun, window in self._windows()
+        ]
+
+    def _windows(self) -> list[tuple[str, Window]]:
+        pairs = (("request", self._requests), ("token", self._tokens))
+        return [(noun, window) for noun, window in pairs if window]
+
+    def _leave(self, load: Load, used_in: tuple[Window, Moment] | None, used: int | None) -> None:
+        self._open_streams -= load.is_streamed
+        if used_in and used is not None:  # the limit, and so the window, may be another by now
+            window, moment = used_in
+            window.correct(moment, used - load.tokens, self._clock.monotonic())
+
+
+def _refuse(record: KeyRecord, minute: Sequence[_Part], place: int, wait_s: float) -> NoReturn:
+    """Refuse a request for which a part of the minute, or a stream, has no room."""
+    code, after = "rate_limit_exceeded", str(max(1, ceil(wait_s)))
+    if place == STREAMS:
+        code = "too_many_streams"
+        said = (
+            f"This key has {_say(record.open_streams, 'stream')} open, as many as it may; "
+            "read one to its end, or close it"
         )
+    else:
+        said = (
+            f"This key has used up its {_say(minute[place].per_minute, minute[place].noun)} a "
+            f"minute; there is room in {wait_s:.1f} s"
+        )
+    raise Refused(
+        said,
+        status=429,
+        kind="rate_limit_error",
+        code=code,
+        headers={**_headers(minute), "retry-after": after},
+    )
 
-    def _headers(self, now_s: float) -> dict[str, str]:
-        headers: dict[str, str] = {}
-        for noun, window in (("requests", self._requests), ("tokens", self._tokens)):
-            if window:
-                headers[f"x-ratelimit-limit-{noun}"] = str(window.per_minute)
-                headers[f"x-ratelimit-remaining-{noun}"] = str(window.left(now_s))
-                headers[f"x-ratelimit-reset-{noun}"] = duration(window.empties_s(now_s))
-        return headers
+
+def _headers(minute: Sequence[_Part]) -> dict[str, str]:
+    headers: dict[str, str] = {}
+    for part in minute:
+        headers[f"x-ratelimit-limit-{part.noun}s"] = str(part.per_minute)
+        headers[f"x-ratelimit-remaining-{part.noun}s"] = str(part.left)
+        headers[f"x-ratelimit-reset-{part.noun}s"] = duration(part.empties_s)
+    return headers
+
+
+def _window(key_id: str, noun: str) -> str:
+    return f"{noun}s:key:{key_id}"
 
 
 def _fit(window: Window | None, per_minute: int | None) -> Window | None:

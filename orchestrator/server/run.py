@@ -33,6 +33,7 @@ from orchestrator.server.app import LOOPBACK, create_app
 from orchestrator.server.gate import Gate
 from orchestrator.server.keys import KeyFile
 from orchestrator.server.protocol import protocol
+from orchestrator.shared_windows import shared_windows
 
 BACKLOG = 2048
 ANY = frozenset[str]()
@@ -88,8 +89,9 @@ def plan(config: Path, *, host: str, keys: Path | None = None, workers: int = 1)
             f"{host} can be reached from other machines, and {file} holds no key: make one with "
             "`orchestrator keys create NAME`, or listen on 127.0.0.1"
         )
+    shared_windows(settings, SystemClock())  # what is wrong with them is told here
     if workers > 1:
-        _check_shared(settings, workers)
+        _check_shared(settings, KeyFile(file), workers)
     return Plan(config=config, keys=file, host=address, is_loopback=is_loopback, workers=workers)
 
 
@@ -106,23 +108,31 @@ def _resolve(host: str) -> str:
     return str(found[0][4][0]).partition("%")[0]
 
 
-def _check_shared(config: OrchestratorConfig, workers: int) -> None:
+def _check_shared(config: OrchestratorConfig, keys: KeyFile, workers: int) -> None:
     """Raise `CannotServe` where each process would count for itself what is meant for all."""
     if find(ledger_url(config)).is_memory:
         raise CannotServe(
             f"ledger.url is in memory, where each of {workers} workers would count for itself; "
             "name a file or a PostgreSQL database, or use --workers 1"
         )
-    limited = [
-        name
-        for name, model in config.models.items()
-        if model.rates.requests_per_minute or model.rates.tokens_per_minute
-    ]
-    if limited:
-        raise CannotServe(
-            f"models.{limited[0]}.rates are kept in memory, and each of {workers} workers would "
-            "use them up for itself; remove them, or use --workers 1"
-        )
+    if config.limits is None:
+        for whose in (*_rated_models(config), *_rated_keys(keys)):
+            raise CannotServe(
+                f"{whose} are kept in memory, and each of {workers} workers would use them up for "
+                "itself; name a Redis in limits.url, or use --workers 1"
+            )
+
+
+def _rated_models(config: OrchestratorConfig) -> Iterator[str]:
+    for name, model in config.models.items():
+        if model.rates.requests_per_minute or model.rates.tokens_per_minute:
+            yield f"models.{name}.rates"
+
+
+def _rated_keys(keys: KeyFile) -> Iterator[str]:
+    for record in keys.list():
+        if record.revoked is None and (record.requests_per_minute or record.tokens_per_minute):
+            yield f"the requests and tokens a minute of key {record.id}"
 
 
 def listen(address: str, port: int) -> socket.socket:
@@ -226,12 +236,13 @@ def serve(
     config = with_state(load_config(planned.config))
     clock = SystemClock()
     gate = create_app(
-        EnhancedOrchestrator(config, keeps_receipts=True),
+        EnhancedOrchestrator(config, keeps_receipts=True, processes=planned.workers),
         keys=KeyFile(planned.keys),
         is_open=planned.is_loopback,
         hosts=planned.hosts,
         watch=(logs.AccessLog(),),
         clock=clock,
+        processes=planned.workers,
     )
     settings = uvicorn.Config(
         gate,

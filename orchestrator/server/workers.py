@@ -3,22 +3,30 @@
 import logging
 import multiprocessing
 import os
+import shutil
 import signal
 import socket
+import tempfile
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import SpawnProcess
+from pathlib import Path
 from types import FrameType
 from typing import Any
 
+from prometheus_client.multiprocess import mark_process_dead
+
+from orchestrator.config import counting_in, state_dir
+from orchestrator.owners import is_gone, this_process
 from orchestrator.server import logs, run
 
 TICK_S = 0.2  # how soon a signal is heeded
 IMPATIENT = 3  # as many signals, and nobody is waited for any more
 READY = b"ready"
+OWNER = "owner"  # the file that says whose a folder is
 _spawn = multiprocessing.get_context("spawn")
 _log = logging.getLogger(__name__)
 
@@ -40,9 +48,9 @@ def supervise(planned: run.Plan, listening: socket.socket, *, started: Callable[
     next would do no better.
     """
     logs.set_up()
-    crew = [_hire(planned, listening) for _ in range(planned.workers)]
     has_started, is_ending, went_well = False, False, True
-    with _heard() as signals:
+    with _counting() as counted, _heard() as signals:
+        crew = [_hire(planned, listening) for _ in range(planned.workers)]
         while crew:
             _hear_from(crew, wait([end for one in crew for end in _ends(one)], TICK_S))
             if not has_started and all(one.is_ready for one in crew):
@@ -54,6 +62,7 @@ def supervise(planned: run.Plan, listening: socket.socket, *, started: Callable[
             for one in [one for one in crew if not one.process.is_alive()]:
                 crew.remove(one)
                 one.line.close()
+                mark_process_dead(one.process.pid, str(counted))  # type: ignore[no-untyped-call]
                 if is_ending:
                     continue
                 if one.is_ready:
@@ -64,6 +73,26 @@ def supervise(planned: run.Plan, listening: socket.socket, *, started: Callable[
                     is_ending, went_well = True, False
                     _end(crew)
     return went_well
+
+
+@contextmanager
+def _counting() -> Iterator[Path]:
+    """A folder in which the processes that are started inside add up what they count.
+
+    What a process that was killed has left of such is removed.
+    """
+    state_dir().mkdir(mode=0o700, parents=True, exist_ok=True)
+    parent, here = state_dir() / "metrics", this_process()
+    parent.mkdir(mode=0o700, exist_ok=True)
+    for left in parent.iterdir():
+        with suppress(OSError, ValueError):  # it is being made, or removed, by another
+            if is_gone((left / OWNER).read_text("utf-8"), here):
+                shutil.rmtree(left)
+    with tempfile.TemporaryDirectory(dir=parent, ignore_cleanup_errors=True) as made:
+        folder = Path(made)
+        (folder / OWNER).write_text(str(here), "utf-8")
+        with counting_in(folder):
+            yield folder
 
 
 def _hire(planned: run.Plan, listening: socket.socket) -> Worker:

@@ -270,6 +270,9 @@ def test_workers_share_what_they_count(config: Path, more: str, said: str | None
             run.plan(config, host="127.0.0.1", workers=2)
 
 
+REDIS = "limits: {url: 'redis://127.0.0.1:9'}\n"
+
+
 def test_rates_that_each_worker_would_use_up_are_refused(config: Path) -> None:
     """A provider's limit per minute cannot be kept by processes that do not know of each other."""
     limited = config.read_text().replace(
@@ -278,5 +281,40 @@ def test_rates_that_each_worker_would_use_up_are_refused(config: Path) -> None:
     config.write_text(limited)
 
     assert run.plan(config, host="127.0.0.1").workers == 1
-    with pytest.raises(run.CannotServe, match=r"models\.one\.rates"):
+    with pytest.raises(run.CannotServe, match=r"models\.one\.rates .* name a Redis in limits.url"):
         run.plan(config, host="127.0.0.1", workers=2)
+    config.write_text(limited + REDIS)
+    assert run.plan(config, host="127.0.0.1", workers=2).workers == 2
+
+
+def test_limits_of_keys_that_each_worker_would_use_up_are_refused(
+    config: Path, tmp_path: Path
+) -> None:
+    """The key is named; one that was revoked limits nobody."""
+    keys = tmp_path / "keys.json"
+    record = KeyFile(keys).create("alice", requests_per_minute=5).record
+
+    assert run.plan(config, host="127.0.0.1", keys=keys).workers == 1
+    with pytest.raises(run.CannotServe, match=f"of key {record.id} are kept in memory"):
+        run.plan(config, host="127.0.0.1", keys=keys, workers=2)
+    KeyFile(keys).revoke(record.id)
+    assert run.plan(config, host="127.0.0.1", keys=keys, workers=2).workers == 2
+
+
+def test_redis_that_cannot_be_asked_is_told_of_before_anything_is_served(
+    call: Call, config: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its package is not there, or its address is not: one sentence, exit code 2."""
+    config.write_text(config.read_text() + REDIS)
+    with monkeypatch.context() as patched:
+        patched.setitem(sys.modules, "redis.asyncio", None)
+        unavailable = call("serve", "-c", str(config))
+    config.write_text(config.read_text().replace("redis://127.0.0.1:9", "${NO_SUCH_PLACE}"))
+    unknown = call("serve", "-c", str(config))
+
+    for refused, said in (
+        (unavailable, "pip install 'llm-orchestrator-gateway[redis]'"),
+        (unknown, "limits.url: environment variable NO_SUCH_PLACE is not set"),
+    ):
+        assert refused.exit_code == 2
+        assert said in " ".join(refused.stderr.split())

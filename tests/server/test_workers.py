@@ -6,11 +6,14 @@ import re
 import signal
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import httpx
 import pytest
 
+from orchestrator.config import counting_folder
+from orchestrator.owners import this_process
 from orchestrator.server import run, workers
 
 CONFIG = """\
@@ -54,28 +57,62 @@ async def started(config: Path) -> tuple[asyncio.subprocess.Process, str]:
     return process, (await process.stderr.readline()).decode()
 
 
+async def ask(url: str, times: int) -> None:
+    """On connections of their own, which the workers share out among them."""
+    for _ in range(times):
+        async with httpx.AsyncClient(timeout=30) as client:
+            assert (await client.get(url)).status_code == 200
+
+
+async def until_counted(url: str, requests: float) -> None:
+    """Wait until any worker says that so many were answered, and only it is asked now."""
+    async with asyncio.timeout(60), httpx.AsyncClient(timeout=30) as client:
+        while await counted(client, url) != (requests, 1.0):
+            pass
+
+
+async def counted(client: httpx.AsyncClient, url: str) -> tuple[float, float]:
+    text = (await client.get(url.replace("/health", "/metrics"))).text
+    health = 'orchestrator_requests_total{method="GET",path="/health",status="200"} '
+    figures = [
+        sum(float(line.removeprefix(start)) for line in text.splitlines() if line.startswith(start))
+        for start in (health, "orchestrator_requests_in_flight ")
+    ]
+    return figures[0], figures[1]
+
+
 needs_proc = pytest.mark.skipif(
     not Path("/proc/self/task").is_dir(), reason="the children of a process are read from /proc"
 )
 
 
 @needs_proc
-async def test_a_worker_that_dies_is_replaced_and_all_end_together(config: Path) -> None:
-    """The socket stays; a killed process is one process less for as long as another one starts."""
+async def test_a_worker_that_dies_is_replaced_and_all_end_together(
+    config: Path, orchestrator_home: Path
+) -> None:
+    """The socket stays; a killed process is one process less for as long as another one starts.
+
+    What it has counted stays counted, by whomever it is asked for, until all have ended.
+    """
     process, said = await started(config)
     url = said.split()[1].replace("/v1", "/health")
     first = children(process.pid)
+    await ask(url, 20)
+    await until_counted(url, 20)
     os.kill(first[0], signal.SIGKILL)
     await until(lambda: first[0] not in children(process.pid) and len(children(process.pid)) == 2)
-    async with httpx.AsyncClient(timeout=30) as client:
-        statuses = {(await client.get(url)).status_code for _ in range(5)}
+    await ask(url, 25)
+    await until_counted(url, 45)
+    (folder,) = (orchestrator_home / "metrics").iterdir()
+    of_the_dead = list(folder.glob(f"gauge_live*_{first[0]}.db"))
     process.send_signal(signal.SIGTERM)
     assert process.stderr is not None
     rest = (await process.stderr.read()).decode()
 
     assert "2 workers" in said
     assert len(first) == 2
-    assert statuses == {200}
+    assert of_the_dead == []
+    assert list((orchestrator_home / "metrics").iterdir()) == []
     assert re.search(rf"worker {first[0]} has died; another takes its place", rest)
     assert await process.wait() == 0
     assert "Traceback" not in rest
@@ -103,6 +140,22 @@ def planned(config: Path, tmp_path: Path) -> run.Plan:
 @pytest.fixture
 def _quiet(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(workers.logs, "set_up", lambda: None)
+
+
+def test_what_killed_processes_have_counted_is_removed(orchestrator_home: Path) -> None:
+    """Of one that still runs, or may, nothing is."""
+    parent = orchestrator_home / "metrics"
+    gone = replace(this_process(), pid=2**22 + 1)
+    for name, owner in (("gone", str(gone)), ("here", str(this_process())), ("begun", "")):
+        (parent / name).mkdir(parents=True)
+        (parent / name / workers.OWNER).write_text(owner)
+
+    with workers._counting() as folder:
+        assert counting_folder() == str(folder)
+        assert {one.name for one in parent.iterdir()} == {"here", "begun", folder.name}
+
+    assert counting_folder() is None
+    assert not folder.exists()
 
 
 @pytest.mark.usefixtures("_quiet")
