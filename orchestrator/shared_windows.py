@@ -14,7 +14,7 @@ import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
-from urllib.parse import urlsplit
+from urllib.parse import unquote, urlsplit
 
 from orchestrator.clock import Clock
 from orchestrator.config import OrchestratorConfig, limits_url
@@ -177,6 +177,7 @@ class SharedWindows:
         self._take = self._client.register_script(_TAKE)
         self._correct = self._client.register_script(_CORRECT)
         self._name = urlsplit(url).netloc.rpartition("@")[2] or "a socket of this machine"
+        self._password = urlsplit(url).password or ""
         self._process = str(this_process())
         self._timeout_s = timeout_s
         self._clock = clock
@@ -267,9 +268,16 @@ class SharedWindows:
                 "Redis at %s does not answer (%s); until it does, each process counts its share of "
                 "the rates for itself",
                 self._name,
-                type(error).__name__,
+                self._reason(error),
             )
         self._asks_again_s = self._clock.monotonic() + ASKS_AGAIN_S
+
+    def _reason(self, error: Exception) -> str:
+        """What Redis, or the way to it, says; no password, though neither repeats one today."""
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        for secret in filter(None, {self._password, unquote(self._password)}):
+            reason = reason.replace(secret, "***")
+        return reason
 
     def _is_back(self) -> None:
         if self._asks_again_s is not None:

@@ -223,6 +223,7 @@ models:
     api_key: {secrets["key"]}
     api_base: http://{secrets["user"]}:{secrets["password"]}@{host}?token={secrets["token"]}
     price: free
+    rates: {{requests_per_minute: 100}}
   echoed:
     provider: openai
     model: m-error401
@@ -231,11 +232,14 @@ models:
     price: free
   hidden: {{provider: openai, model: m-text, api_base: "${{HIDDEN_BASE}}", api_key: "${{KEY}}"}}
 """
+    redis = f"redis://:{secrets['limits password']}@127.0.0.1:9"
     far = f"postgresql://me:{secrets['ledger password']}@127.0.0.1:9/money"
     texts = {
-        "path": f"{models}ledger: {{}}\ncache: {{}}\n",
+        "path": f"{models}ledger: {{}}\ncache: {{}}\nlimits: {{url: '{redis}'}}\n",
         "far": f"{models}ledger: {{url: '{far}'}}\n",
-        "far_by_variable": f"{models}ledger: {{url: '${{LEDGER}}'}}\n",
+        "far_by_variable": (
+            f"{models}ledger: {{url: '${{LEDGER}}'}}\nlimits: {{url: '${{LIMITS}}'}}\n"
+        ),
         "broken": f"""
 models:
   one: {{provider: openai, model: m, apikey: {secrets["misspelt"]}}}
@@ -243,6 +247,7 @@ models:
   two: {{provider: {secrets["provider"]}, model: m, api_base: "{secrets["no address"]}@x"}}
   four: {{provider: custom, model: m, api_base: "ftp://{secrets["scheme"]}:x@host"}}
 ledger: {{url: "mysql://{secrets["database"]}@host/x"}}
+limits: {{url: "http://:{secrets["no redis"]}@host"}}
 """,
         "torn": f"models: {{one: {{api_key: {secrets['torn']}, provider: [openai\n",
     }
@@ -258,6 +263,7 @@ async def test_no_command_tells_a_secret(tmp_path: Path) -> None:
         *("key", "user", "password", "token", "variable", "hidden user", "hidden password"),
         *("ledger password", "ledger by variable", "misspelt", "in a list", "price", "provider"),
         *("no address", "scheme", "database", "torn", "echoed"),
+        *("limits password", "limits by variable", "no redis"),
     )
     rng = random.Random(4)
     secrets = {name: secret(rng) for name in names}
@@ -270,6 +276,7 @@ async def test_no_command_tells_a_secret(tmp_path: Path) -> None:
             "ORCHESTRATOR_CONFIG": str(paths["path"]),
             "KEY": secrets["variable"],
             "HIDDEN_BASE": f"http://{hidden}@127.0.0.1:{provider.port}/v1",
+            "LIMITS": f"redis://:{secrets['limits by variable']}@127.0.0.1:9",
             "LEDGER": f"postgresql://me:{secrets['ledger by variable']}@127.0.0.1:9/money",
         }
         said = dict[str, tuple[int, str]]()
@@ -289,5 +296,6 @@ async def test_no_command_tells_a_secret(tmp_path: Path) -> None:
         assert not leaks(text, secrets), path
     assert {name for name, (status, _) in said.items() if status == 0} >= {"models", "plan"}
     assert "AuthenticationFailed" in said["ask who tells"][1]
+    assert "Redis at 127.0.0.1:9 does not answer" in said["ask"][1]
     assert said["a broken file"][0] == 2
     assert said["a file that is no YAML"][0] != 0
