@@ -11,7 +11,7 @@ it and each process counts its share for itself; once a second, one of its calls
 
 import asyncio
 import logging
-from collections.abc import Sequence
+from collections.abc import Coroutine, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
 from urllib.parse import unquote, urlsplit
@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 
 MINUTE_MS = 60_000
 MOMENT_MS = 250  # what is used within such a moment is remembered as one
+CONNECTIONS = 16  # whoever finds none free waits for one: hundreds at once need no more
+TURNS = 20  # of a busy loop, each long, in which what has come is read at last
 ASKS_AGAIN_S = 1.0  # after that long one call looks whether Redis answers again
 PREFIX = "orchestrator:"
 INSTALL = "pip install 'llm-orchestrator-gateway[redis]'"
@@ -180,6 +182,7 @@ class SharedWindows:
         self._password = urlsplit(url).password or ""
         self._process = str(this_process())
         self._timeout_s = timeout_s
+        self._connections = asyncio.Semaphore(CONNECTIONS)
         self._clock = clock
         self._processes = self._seen = processes
         self._asks_again_s: float | None = None  # None: Redis answers
@@ -248,19 +251,38 @@ class SharedWindows:
     async def _ask(self, script: Any, keys: list[str], values: list[Any]) -> list[int] | None:
         from redis.exceptions import RedisError  # noqa: PLC0415 - optional, and loaded by now
 
-        now_s = self._clock.monotonic()
-        if self._asks_again_s is not None:
-            if now_s < self._asks_again_s:
+        async with self._connections:
+            now_s = self._clock.monotonic()
+            if self._asks_again_s is not None:
+                if now_s < self._asks_again_s:
+                    return None
+                self._asks_again_s = now_s + ASKS_AGAIN_S  # the others go on meanwhile
+            try:
+                reply = await self._in_time(script(keys=keys, args=values))
+            except (RedisError, OSError) as error:
+                self._is_lost(error)
                 return None
-            self._asks_again_s = now_s + ASKS_AGAIN_S  # the others go on meanwhile
+            self._is_back()
+            return reply
+
+    async def _in_time(self, asking: Coroutine[Any, Any, list[int]]) -> list[int]:
+        """What Redis replies.
+
+        Raises:
+            TimeoutError: nothing, and it is not only that we had no time to look.
+        """
+        task = asyncio.ensure_future(asking)
         try:
-            async with asyncio.timeout(self._timeout_s):
-                reply: list[int] = await script(keys=keys, args=values)
-        except (RedisError, OSError) as error:
-            self._is_lost(error)
-            return None
-        self._is_back()
-        return reply
+            await asyncio.wait({task}, timeout=self._timeout_s)
+            for _ in range(TURNS):
+                if task.done():
+                    return task.result()
+                await self._clock.sleep(0)
+            raise TimeoutError(f"no answer within {self._timeout_s:g} s")
+        finally:
+            task.cancel()
+            if task.done() and not task.cancelled():
+                task.exception()  # somebody has looked: it is no news when nobody waits any more
 
     def _is_lost(self, error: Exception) -> None:
         if self._asks_again_s is None:
