@@ -120,12 +120,12 @@ class Pace:
         Raises:
             RateExceeded: there is no room until then; raised as soon as that is known.
         """
-        shared_moment = None
+        waiter = _Waiter(tokens)
         if self._shared and not self._is_full:  # to ask those before us first is not to wait
             until_s = max(until_s, self._clock.monotonic() + ASKING_S)
-        if self._shared or self._line or self._is_full or self._wait(1, tokens).seconds > 0:
-            shared_moment = await self._stand_in_line(tokens, until_s)
-        return self._take(tokens, shared_moment)
+        if not (self._seems_free(tokens) and await self._ask_beside(waiter)):
+            await self._stand_in_line(waiter, until_s)
+        return self._take(tokens, waiter.shared_moment)
 
     def pause(self, seconds: float) -> None:
         """Start no call for so long: the provider's Retry-After. A pause never gets shorter."""
@@ -138,6 +138,26 @@ class Pace:
     @property
     def _is_full(self) -> bool:
         return self._in_flight >= self._limit
+
+    def _seems_free(self, tokens: int) -> bool:
+        """Whether there is room, as far as is known here."""
+        return not (
+            self._line
+            or self._is_full
+            or self._wait(1, tokens).seconds > 0
+            or self._room.wait(self._clock.monotonic()).seconds > 0
+        )
+
+    async def _ask_beside(self, waiter: "_Waiter") -> bool:
+        """Whether Redis lets a call in; many are asked for at once, as long as all are let in."""
+        if self._shared is None:
+            return True
+        self._in_flight += 1  # its place is taken meanwhile
+        try:
+            return await self._is_counted(waiter)
+        finally:
+            self._in_flight -= 1
+            self._ring_first()
 
     def _wait(self, requests: int, tokens: int, share: int = 1) -> "_Wait":
         """How long until the rates have room for so much, were it next; and for what reason."""
@@ -158,24 +178,19 @@ class Pace:
             tokens = min(tokens, self._tokens.limit(self._share))
         return max(self._wait(1, tokens, self._share), self._room.wait(self._clock.monotonic()))
 
-    async def _stand_in_line(self, tokens: int, until_s: float) -> int | None:
-        """Wait until everyone before has entered and there is room, or refuse.
-
-        What Redis has counted is to be corrected at the moment that is returned.
-        """
-        self._refuse_the_impossible(tokens, until_s)
-        waiter = _Waiter(tokens)
+    async def _stand_in_line(self, waiter: "_Waiter", until_s: float) -> None:
+        """Wait until everyone before has entered and there is room, or refuse."""
+        self._refuse_the_impossible(waiter.tokens, until_s)
         self._line.append(waiter)
-        self._tokens_in_line += tokens
+        self._tokens_in_line += waiter.tokens
         try:
             while not (self._may_enter(waiter) and await self._is_counted(waiter)):
                 limit_s = self._patience_s(waiter, until_s)
                 await self._clock.first_done([waiter.new_bell()], limit_s)
         finally:
             self._line.remove(waiter)
-            self._tokens_in_line -= tokens
+            self._tokens_in_line -= waiter.tokens
             self._ring_first()
-        return waiter.shared_moment
 
     def _refuse_the_impossible(self, tokens: int, until_s: float) -> None:
         if self._tokens and tokens > self._tokens.per_minute:
@@ -324,7 +339,7 @@ class _Room(NamedTuple):
 
 @dataclass(slots=True, eq=False)
 class _Waiter:
-    """Someone in line, and the bell that says: look again."""
+    """Someone in line, the bell that says: look again, and when Redis has counted it."""
 
     tokens: int
     bell: Future[None] | None = None
