@@ -2,6 +2,7 @@
 
 from adapters._litellm import is_loading
 from adapters._litellm import load as preload
+from adapters._scrub import Redactor
 from adapters.base import BaseAdapter
 from adapters.config import LLMProvider, ModelConfig, PriceConfig
 from adapters.errors import (
@@ -63,6 +64,7 @@ __all__ = [
     "ProviderUnavailable",
     "QuotaExhausted",
     "RateLimited",
+    "Redactor",
     "StreamBroken",
     "ToolCall",
     "ToolCallDelta",

@@ -18,6 +18,7 @@ _PATTERNS = tuple(
         r"\b(?:sk|pk|rk|gsk|xai)[-_][A-Za-z0-9_\-]{8,}",
         r"\b(?:co|key|hf|r8|pplx|nvapi)[-_](?=[a-z\-_]{0,99}[A-Z0-9])[A-Za-z0-9_\-]{8,}",
         r"\bhf_[A-Za-z]{16,}",
+        r"\borc-[0-9a-f]{12}-[A-Za-z0-9_\-]{8,}",
         r"\bAIza[0-9A-Za-z_\-]{20,}",
         r"(?i)\b(?:bearer|basic)\s+(?=[^\s\d=]{0,99}[\d=])[A-Za-z0-9._~+/=\-]{8,}",
         r"(?i)(?<=[?&])(?:api[_-]?key|key|secret|(?:[a-z]{1,9}_)?token)=[^&\s]+",
@@ -28,19 +29,58 @@ _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 _LOWER = str.maketrans(string.ascii_uppercase, string.ascii_lowercase)  # keeps the length
 
 
-def scrub(text: str, secrets: Iterable[str]) -> str:
-    """The text without these secrets, in any common encoding, and without what looks like one.
+class Redactor:
+    """Takes secrets out of text: known ones in any common encoding, and what looks like one.
 
-    No eight characters of a secret in a row are left. Control characters become spaces and the
-    length is bounded: this is text from outside.
+    No eight characters of a known secret in a row are left, in small or in capital letters.
+
+    >>> Redactor(["correct horse"])("ask for correct%20horse, or Bearer abcd1234efgh")
+    'ask for ***, or ***'
+
+    Args:
+        secrets: The known ones; what is shorter than four characters is none.
     """
-    text = text[:_READ_CHARACTERS]
-    for secret in secrets:
-        if len(secret) >= SECRET_CHARACTERS:
-            text = _without(text, secret)
-    for pattern in _PATTERNS:
-        text = pattern.sub("***", text)
-    text = _CONTROL.sub(" ", text)
+
+    def __init__(self, secrets: Iterable[str]) -> None:
+        self.secrets = frozenset(one for one in secrets if len(one) >= SECRET_CHARACTERS)
+        forms = {form.translate(_LOWER) for secret in self.secrets for form in _forms(secret)}
+        self._runs = frozenset(run for form in forms for run in _runs(form))
+        self._lengths = sorted({len(run) for run in self._runs})
+
+    def __call__(self, text: str) -> str:
+        text = self.without_known(text)
+        for pattern in _PATTERNS:
+            text = pattern.sub("***", text)
+        return text
+
+    def without_known(self, text: str) -> str:
+        """The text without the known secrets and their runs."""
+        searched = text.translate(_LOWER)
+        found = list(self._found(searched))
+        if not found:
+            return text
+        hidden = bytearray(len(text))
+        for at, end in found:
+            hidden[at:end] = b"\1" * (end - at)
+        groups = groupby(zip(text, hidden, strict=True), key=lambda pair: pair[1])
+        return "".join("***" if h else "".join(c for c, _ in group) for h, group in groups)
+
+    def _found(self, searched: str) -> Iterator[tuple[int, int]]:
+        """From where to where runs stand in a text in small letters."""
+        for length in self._lengths:
+            pieces = [searched[at : at + length] for at in range(len(searched) - length + 1)]
+            if not self._runs.isdisjoint(pieces):  # nearly always it is, and that is fast
+                for at, piece in enumerate(pieces):
+                    if piece in self._runs:
+                        yield at, at + length
+
+
+def scrub(text: str, secrets: Iterable[str]) -> str:
+    """What a `Redactor` leaves of text from outside, made harmless and short.
+
+    Control characters become spaces and the length is bounded.
+    """
+    text = _CONTROL.sub(" ", Redactor(secrets)(text[:_READ_CHARACTERS]))
     if len(text) > MESSAGE_CHARACTERS:
         text = text[:MESSAGE_CHARACTERS] + "..."
     return text
@@ -55,20 +95,8 @@ def secrets_in(address: str) -> frozenset[str]:
     return frozenset((*found, *map(unquote, found))) - {""}
 
 
-def _without(text: str, secret: str) -> str:
-    """The text without this secret and its runs, written in small or in capital letters."""
-    forms = [form.translate(_LOWER) for form in _forms(secret)]
-    runs = {form[at : at + RUN] for form in forms for at in range(max(1, len(form) - RUN + 1))}
-    lengths = {len(run) for run in runs}
-    searched = text.translate(_LOWER)
-    hidden = bytearray(len(text))
-    for at in range(len(text)):
-        for length in lengths:
-            run = searched[at : at + length]  # shorter than that at the text's end
-            if run in runs:
-                hidden[at : at + len(run)] = b"\1" * len(run)
-    groups = groupby(zip(text, hidden, strict=True), key=lambda pair: pair[1])
-    return "".join("***" if h else "".join(c for c, _ in group) for h, group in groups)
+def _runs(form: str) -> Iterator[str]:
+    return (form[at : at + RUN] for at in range(max(1, len(form) - RUN + 1)))
 
 
 def _forms(secret: str) -> Iterator[str]:

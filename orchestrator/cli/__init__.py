@@ -167,6 +167,9 @@ def main(debug: bool) -> None:
         if getattr(sys, name) is None:  # closed by the caller: `>&-`
             setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))  # noqa: PTH123, SIM115
         _never_fail_to_encode(getattr(sys, name))
+    from orchestrator.redaction import redact_last_resort
+
+    redact_last_resort()
 
 
 def _never_fail_to_encode(stream: IO[str]) -> None:

@@ -31,6 +31,7 @@ from orchestrator.config import (
     with_state,
 )
 from orchestrator.enhanced import EnhancedOrchestrator
+from orchestrator.redaction import know
 from orchestrator.resolve import resolve
 from orchestrator.simulator import Simulator, simulated
 
@@ -122,6 +123,7 @@ async def open_engine(setting: Setting) -> AsyncIterator[Engine]:
 @asynccontextmanager
 async def make_orchestrator(config: OrchestratorConfig) -> AsyncIterator[Engine]:
     """The one place where the command line gets its orchestrator from."""
+    know(config)
     async with EnhancedOrchestrator(config, journal=store.journal()) as orchestrator:
         # At the end Python searches litellm's modules for garbage, for a second or two. Nobody
         # needs that of a process that ends; frozen, they are passed over.

@@ -19,6 +19,7 @@ from orchestrator.config import ServerConfig
 from orchestrator.endpoints import broken_off, refused, serves
 from orchestrator.endpoints.calls import Call, Reply
 from orchestrator.endpoints.messages import speaks_anthropic
+from orchestrator.redaction import PRESENTED
 from orchestrator.server.admission import Admission, shutting_down
 from orchestrator.server.idempotency import HEADER as IDEMPOTENCY_KEY
 from orchestrator.server.keyed import Keyed
@@ -196,7 +197,9 @@ class Gate:
                 return Caller()
             scheme, _, bearer = headers.get("authorization", "").partition(" ")
             is_bearer = scheme.lower() == "bearer"
-            record = self._keys.find(bearer.strip() if is_bearer else headers.get("x-api-key", ""))
+            presented = bearer.strip() if is_bearer else headers.get("x-api-key", "")
+            PRESENTED.set(presented)
+            record = self._keys.find(presented)
         except KeysError as error:
             _log.error("nobody can be let in: %s", error)
             raise Refused(

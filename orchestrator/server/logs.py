@@ -4,18 +4,29 @@ import logging
 import sys
 from urllib.parse import quote
 
+from orchestrator.redaction import Redacting
 from orchestrator.server.gate import Exchange
 
 FORMAT = "%(asctime)s %(levelname)s %(name)s %(message)s"
-LOUD = ("aiohttp", "asyncio", "httpcore", "httpx", "LiteLLM", "litellm", "openai", "uvicorn")
+LOUD = (
+    "aiohttp",
+    "asyncio",
+    "httpcore",
+    "httpx",
+    "LiteLLM",
+    "litellm",
+    "openai",
+    "uvicorn",
+    "watchfiles",
+)
 _PLAIN = "/-._~:@!$&'()*+,;="  # of a path, what means nothing in a log
 _log = logging.getLogger("orchestrator.access")
 
 
 def set_up() -> None:
-    """Write to stderr; what other libraries say is written from warnings on."""
+    """Write to stderr, without secrets; what other libraries say is written from warnings on."""
     out = logging.StreamHandler(sys.stderr)
-    out.setFormatter(logging.Formatter(FORMAT))
+    out.setFormatter(Redacting(FORMAT))
     root = logging.getLogger("orchestrator")
     root.addHandler(out)
     root.setLevel(logging.INFO)
