@@ -673,12 +673,16 @@ def _guard_warnings(config: OrchestratorConfig) -> Iterator[str]:
 # What it amounts to.
 
 
-def config_hash(config: OrchestratorConfig) -> str:
+def config_hash(config: OrchestratorConfig, patterns: str = "") -> str:
     """Sixteen hex digits that name this configuration in receipts and journals.
 
     The same in every process and on every machine. `${NAME}` counts as it is written; literal
     keys, what an address holds besides scheme, host, port and path, and where things are kept
     (`patterns_dir`, `cache.folder`, all of `ledger` and `limits`) are left out.
+
+    Args:
+        config: The configuration.
+        patterns: The digest of the patterns beside the built-in ones; empty: there are none.
     """
     content = config.model_dump(
         mode="json",
@@ -691,6 +695,8 @@ def config_hash(config: OrchestratorConfig) -> str:
         key = model.api_key.get_secret_value() if model.api_key else ""
         content["models"][name]["api_key"] = ENV_REFERENCE.findall(key)
         content["models"][name]["api_base"] = public_address(model.api_base)
+    if patterns:
+        content["patterns"] = patterns
     content["first"] = list(config.panels)  # the first panel is the default: their order counts
     canonical = json.dumps(content, sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(canonical.encode()).hexdigest()[:16]

@@ -1,7 +1,10 @@
 """Patterns: what stages a run goes through. One YAML file each; read, checked, and no more."""
 
+import hashlib
+import json
 import re
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -345,7 +348,10 @@ def _compiled(source: str) -> jinja2.Template:
 
 
 class PatternLibrary(Mapping[str, Pattern]):
-    """The patterns of some folders, by name. A file is read when its pattern is first wanted.
+    """The patterns of some folders, by name. A file is checked when its pattern is first wanted.
+
+    Files beside the built-in ones are read at once: however they are edited meanwhile, what there
+    is of them fits together.
 
     >>> library = PatternLibrary()
     >>> "council" in library
@@ -362,10 +368,19 @@ class PatternLibrary(Mapping[str, Pattern]):
             for path in sorted(folder.glob("*.yaml"))
         }
         self._loaded: dict[str, Pattern] = {}
+        self._texts: dict[str, str] = {}
+        for name, path in self._paths.items():
+            if path.parent in folders:
+                with suppress(ConfigError):  # what is wrong with it is told to who wants it
+                    self._texts[name] = read_file(path)
 
     def __getitem__(self, name: str) -> Pattern:
         if name not in self._loaded:
-            self._loaded[name] = load_pattern(self._paths[name])
+            path = self._paths[name]
+            is_installed = path.parent == packaged_configs() / "patterns"
+            self._loaded[name] = (
+                _installed(path) if is_installed else load_pattern(path, self._texts.get(name))
+            )
         return self._loaded[name]
 
     def __contains__(self, name: object) -> bool:
@@ -376,6 +391,11 @@ class PatternLibrary(Mapping[str, Pattern]):
 
     def __len__(self) -> int:
         return len(self._paths)
+
+    @property
+    def digest(self) -> str:
+        """What the files beside the built-in ones are called, all together; empty: none."""
+        return _digest(self._texts) if self._texts else ""
 
     def path(self, name: str) -> Path:
         """The file of a pattern."""
@@ -398,14 +418,26 @@ class PatternLibrary(Mapping[str, Pattern]):
         return dict(self._loaded)
 
 
-def load_pattern(path: Path) -> Pattern:
-    """Read and check one pattern file.
+def digest_of(patterns: Mapping[str, Pattern]) -> str:
+    """What these patterns are called, all together; empty for the built-in ones."""
+    if isinstance(patterns, PatternLibrary):
+        return patterns.digest
+    return _digest({name: patterns[name].model_dump_json() for name in patterns})
+
+
+def _digest(texts: Mapping[str, str]) -> str:
+    told = json.dumps(sorted(texts.items()))  # ASCII, whatever halves of characters there are
+    return hashlib.sha256(told.encode()).hexdigest()
+
+
+def load_pattern(path: Path, text: str | None = None) -> Pattern:
+    """Read and check one pattern file; `text`: what was read of it already.
 
     Raises:
         PatternError: it cannot be used; one `file:line:col: message` for every problem.
     """
     try:
-        source = read_yaml(read_file(path), str(path))
+        source = read_yaml(read_file(path) if text is None else text, str(path))
     except ConfigError as error:
         raise PatternError(error.problems) from None
     found = list(source.problems)
@@ -421,6 +453,12 @@ def load_pattern(path: Path) -> Pattern:
     if found or pattern is None:
         raise PatternError(source.lines(found))
     return pattern
+
+
+@lru_cache(maxsize=64)
+def _installed(path: Path) -> Pattern:
+    """A built-in one, which stays as it is as long as the program does."""
+    return load_pattern(path)
 
 
 def _problems(error: ValidationError) -> Iterator[Problem]:

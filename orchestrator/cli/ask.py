@@ -16,6 +16,7 @@ from orchestrator.cli.answers import FORMATS, AnswerStream, Format, print_answer
 from orchestrator.cli.asking import Engine, follow, keep, print_status, warn_of_shortfalls
 from orchestrator.cli.failures import FAILED, Failure, explain
 from orchestrator.cli.live import Watcher, watcher
+from orchestrator.cli.naming import library
 from orchestrator.cli.notes import note
 from orchestrator.cli.progress import SIMULATED, expectation, shortfalls
 from orchestrator.cli.requesting import request_of, request_options
@@ -158,7 +159,7 @@ def _resumed(ctx: click.Context, given: dict[str, Any]) -> Question:
         raise InvalidRun(f"run {told} asked real models, and no key of one is set")
     if setting.simulated:
         note(setting.note)
-    elif config_hash(setting.config) != opening.config_hash:
+    elif config_hash(setting.config, library(setting.config).digest) != opening.config_hash:
         note("the configuration has changed since; calls that it changes are paid for again")
     return Question(setting=setting, request=opening.request, resumes=kept.run_id)
 
