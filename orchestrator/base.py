@@ -4,7 +4,7 @@ import asyncio
 import logging
 from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Mapping, Sequence
 from contextlib import aclosing
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
 from math import ceil
 from pathlib import Path
@@ -32,6 +32,7 @@ from orchestrator.attempts import (
     GiveUp,
     Option,
     Retry,
+    RetryBudget,
     Step,
     fallback_budget,
     hedge_after_s,
@@ -68,6 +69,7 @@ from orchestrator.errors import (
 )
 from orchestrator.events import AttemptFollows, Event, RunFailed, RunFinished, RunStarted
 from orchestrator.guards import Hold, Permit, Place
+from orchestrator.holders import Holders
 from orchestrator.journal import Journal, Opening
 from orchestrator.ledger import Ledger
 from orchestrator.panel import (
@@ -81,7 +83,7 @@ from orchestrator.panel import (
     fan_out,
     stage_share_s,
 )
-from orchestrator.patterns import Pattern, PatternLibrary
+from orchestrator.patterns import Pattern, PatternLibrary, digest_of
 from orchestrator.prompts import draft_request, plain_request, without_tools
 from orchestrator.pursuit import Pursuit, Race, RaceLost
 from orchestrator.quoting import Basis, fitted_quote
@@ -91,7 +93,7 @@ from orchestrator.resolve import resolve
 from orchestrator.responses import EmbeddingsResponse, OrchestratorResponse, Receipt
 from orchestrator.routing import order
 from orchestrator.run import Run
-from orchestrator.shared_windows import shared_windows
+from orchestrator.shared_windows import SharedWindows, shared_windows
 from orchestrator.synthesis import best
 from orchestrator.verdicts import absent, gather, need_a_draft, out_of_time, plain_failure
 from orchestrator.yaml_source import suggestion
@@ -99,6 +101,21 @@ from orchestrator.yaml_source import suggestion
 T = TypeVar("T")
 
 _log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Estate:
+    """What an orchestrator hands on to its successor, and the configuration that it is of."""
+
+    owner: object
+    config: OrchestratorConfig
+    deployments: Mapping[str, Deployment]
+    books: Books
+    recall: Recall
+    shared: SharedWindows | None
+    fallbacks: RetryBudget
+    hedges: RetryBudget
+    holders: Holders
 
 
 class BaseOrchestrator:
@@ -134,6 +151,7 @@ class BaseOrchestrator:
         keeps_receipts: Whether the ledger keeps the receipts of plain runs as well.
         processes: How many share the rates, for as long as Redis has not told.
         nonce: Makes the secret of a run's fences. Only tests have a reason to give one.
+        estate: What another has handed on; see `successor`.
     """
 
     def __init__(
@@ -148,6 +166,7 @@ class BaseOrchestrator:
         keeps_receipts: bool = False,
         processes: int = 1,
         nonce: Callable[[], str] = new_nonce,
+        estate: Estate | None = None,
     ) -> None:
         given = adapters or {}
         models = config.models | {
@@ -156,7 +175,12 @@ class BaseOrchestrator:
         self._clock = clock or SystemClock()
         self._config = config.model_copy(update={"models": models})
         self._config_hash = ""
-        self._shared = shared_windows(config, self._clock, processes=processes)
+        self._processes = processes
+        self._shared = (
+            estate.shared
+            if estate is not None and config.limits == estate.config.limits
+            else shared_windows(config, self._clock, processes=processes)
+        )
         self._deployments = {
             name: self._new_deployment(name, model, given.get(name))
             for name, model in models.items()
@@ -167,6 +191,8 @@ class BaseOrchestrator:
         self._nonce = nonce
         self._journal = journal
         self._keeps_receipts = keeps_receipts
+        self._ledger = ledger
+        self._holders = Holders()
         self._books = Books(ledger, self._clock)
         self._recall = Recall(config, self._clock)
         self._fallbacks = fallback_budget(config.retry)
@@ -175,6 +201,8 @@ class BaseOrchestrator:
         self.patterns: Mapping[str, Pattern] = (
             PatternLibrary(*folders) if patterns is None else patterns
         )
+        if estate is not None:
+            self._inherit(estate)
 
     @property
     def config(self) -> OrchestratorConfig:
@@ -196,7 +224,8 @@ class BaseOrchestrator:
         """End the runs there are, write down what is to be kept, and close every adapter."""
         self._is_closed = True
         await _end(self._running)
-        deployments = [*self._deployments.values(), *self._retired]
+        known = (*self._deployments.values(), *self._retired)
+        deployments = [one for one in known if self._holders.let_go(self, one)]
         self._retired.clear()
         closing = {asyncio.create_task(one.aclose()): one.name for one in deployments}
         try:
@@ -214,10 +243,78 @@ class BaseOrchestrator:
             raise OrchestratorError(f"{names} did not close within {CLOSING_S:g} s")
 
     async def _close_guards(self) -> None:
-        await self._recall.aclose()
-        await self._books.aclose()
-        if self._shared is not None:
+        if self._holders.let_go(self, self._recall):
+            await self._recall.aclose()
+        if self._holders.let_go(self, self._books):
+            await self._books.aclose()
+        if self._shared is not None and self._holders.let_go(self, self._shared):
             await self._shared.aclose()
+
+    # Another configuration.
+
+    def successor(
+        self, config: OrchestratorConfig, *, patterns: Mapping[str, Pattern] | None = None
+    ) -> Self:
+        """An orchestrator for another configuration, which goes on with what this one knows.
+
+        Deployments, ledger and cache that are configured alike are one for both: what is held
+        stays held, an open breaker open, a used-up rate used up, a connection connected. Whoever
+        is closed last closes them. Runs that began here end here, as they began.
+        """
+        return type(self)(
+            config,
+            clock=self._clock,
+            patterns=patterns,
+            journal=self._journal,
+            ledger=self._ledger,
+            keeps_receipts=self._keeps_receipts,
+            processes=self._processes,
+            nonce=self._nonce,
+            estate=Estate(
+                owner=self,
+                config=self._config,
+                deployments=self._deployments,
+                books=self._books,
+                recall=self._recall,
+                shared=self._shared,
+                fallbacks=self._fallbacks,
+                hedges=self._hedges,
+                holders=self._holders,
+            ),
+        )
+
+    def _inherit(self, estate: Estate) -> None:
+        """Take what is configured alike."""
+        mine, theirs = self._config, estate.config
+        self._holders = estate.holders
+        if mine.retry == theirs.retry:
+            self._fallbacks, self._hedges = estate.fallbacks, estate.hedges
+        if mine.ledger == theirs.ledger:
+            self._books = estate.books
+            self._share(estate, self._books)
+        if mine.cache == theirs.cache:
+            self._recall = estate.recall
+            self._share(estate, self._recall)
+        if mine.limits != theirs.limits:  # what was counted elsewhere counts no more
+            return
+        if self._shared is not None:
+            self._share(estate, self._shared)
+        for name in self._deployments.keys() & estate.deployments.keys():
+            self._inherit_deployment(estate, name, estate.deployments[name])
+
+    def _inherit_deployment(self, estate: Estate, name: str, before: Deployment) -> None:
+        own = self._deployments[name]
+        same_breaker = self._config.breaker == estate.config.breaker
+        same_retry = self._config.retry == estate.config.retry
+        if before.config == own.config and same_breaker and same_retry:
+            self._deployments[name] = before
+            self._share(estate, before)
+        elif before.leads_to(own.config):
+            own.go_on_from(before, same_breaker=same_breaker, same_retry=same_retry)
+
+    def _share(self, estate: Estate, thing: object) -> None:
+        for holder in (estate.owner, self):
+            self._holders.hold(holder, thing)
 
     # The models.
 
@@ -441,9 +538,14 @@ class BaseOrchestrator:
             request=request,
         )
 
+    @property
+    def config_hash(self) -> str:
+        """What the configuration is called in receipts, the operator's own patterns included."""
+        return self._hash()
+
     def _hash(self) -> str:
         """What the configuration is called in receipts."""
-        self._config_hash = self._config_hash or config_hash(self._config)
+        self._config_hash = self._config_hash or config_hash(self._config, digest_of(self.patterns))
         return self._config_hash
 
     def _members(self, run: Run) -> Sequence[Member]:

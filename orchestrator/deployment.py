@@ -14,6 +14,7 @@ from orchestrator.pacing import Pace
 from orchestrator.routing import Candidate, Latencies
 from orchestrator.shared_windows import SharedWindows
 
+_ENDPOINT = ("provider", "model", "api_base", "api_key")
 USUAL_TOKENS = 500  # of an answer, to compare prices by
 
 
@@ -49,6 +50,20 @@ class Deployment:
         self.latencies = Latencies()
         self.durations = Latencies()
         self._adapter = adapter
+
+    def go_on_from(self, before: "Deployment", *, same_breaker: bool, same_retry: bool) -> None:
+        """Begin with what is known of the same endpoint, as far as it is configured alike."""
+        if same_breaker:
+            self.breaker = before.breaker
+        if same_retry:
+            self.retries = before.retries
+        if before.config.rates == self.config.rates:
+            self.pace = before.pace
+        self.latencies, self.durations = before.latencies, before.durations
+
+    def leads_to(self, model: ModelConfig) -> bool:
+        """Whether a call of another configuration goes to the same endpoint with the same key."""
+        return all(getattr(self.config, name) == getattr(model, name) for name in _ENDPOINT)
 
     @property
     def adapter(self) -> BaseAdapter:
