@@ -18,10 +18,14 @@ Examples:
   orchestrator serve --host 0.0.0.0 --workers 2
 
 \b
+The configuration and its patterns are read again when they change, and for SIGHUP. Requests under
+way end as they began; on a mistake the last good configuration stays, and the log says where it is.
+
+\b
 SIGTERM and Ctrl-C let requests under way end, for `server.drain_s` at most; twice ends at once.
 Exit code 0: ended so. 1: a worker could not start. 2: cannot be served as asked for.
 """
-NEEDED = ("fastapi", "prometheus_client", "uvicorn")
+NEEDED = ("fastapi", "prometheus_client", "uvicorn", "watchfiles")
 
 
 @click.command(epilog=EPILOG)

@@ -1,13 +1,12 @@
 """The gateway as an ASGI application: endpoints behind the gate, and a few pages of its own."""
 
 from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, nullcontext
 
 from fastapi import FastAPI, Request, Response
 from fastapi.responses import HTMLResponse, JSONResponse
 
 from orchestrator.clock import Clock, SystemClock
-from orchestrator.endpoints import Endpoints
 from orchestrator.endpoints.calls import fault, refusal
 from orchestrator.enhanced import EnhancedOrchestrator
 from orchestrator.server.admission import Admission, shutting_down
@@ -17,9 +16,9 @@ from orchestrator.server.idempotency import Idempotency, replies_file
 from orchestrator.server.keyed import Keyed
 from orchestrator.server.keys import KeyFile
 from orchestrator.server.limits import KeyLimits
-from orchestrator.server.longest import Bounded
 from orchestrator.server.metrics import CONTENT_TYPE, Metrics
 from orchestrator.server.page import POLICY, page
+from orchestrator.server.reload import Source, Switch
 from orchestrator.shared_windows import SharedWindows, shared_windows
 from orchestrator.wire.errors import Refused
 
@@ -36,6 +35,7 @@ def create_app(
     watch: Sequence[Watch] = (),
     clock: Clock | None = None,
     processes: int = 1,
+    source: Source | None = None,
 ) -> Gate:
     """The gateway over an engine, which it closes when it ends.
 
@@ -48,6 +48,7 @@ def create_app(
         watch: Are told of every request that has ended, beside the metrics.
         clock: Where the time comes from.
         processes: How many serve the same keys on this machine.
+        source: The files that the engine's configuration is from, to follow their changes.
     """
     metrics, time = Metrics(), clock or SystemClock()
     config = engine.config.server
@@ -62,10 +63,10 @@ def create_app(
     named = frozenset(name.lower() for name in config.hosts)
     if named and not hosts:
         hosts = frozenset(LOOPBACK)
-    endpoints = Endpoints(Bounded(engine), heartbeat_s=config.heartbeat_s, clock=time)
-    once = Idempotency(endpoints.answer, replies_file(), clock=time)
+    switch = Switch(engine, time)
+    once = Idempotency(switch.answer, replies_file(), clock=time)
     return Gate(
-        _pages(engine, metrics, admission, once, shared),
+        _pages(switch, metrics, admission, once, source, shared),
         Keyed(once.answer, time, limits),
         config,
         admission=admission,
@@ -78,27 +79,29 @@ def create_app(
 
 
 def _pages(
-    engine: EnhancedOrchestrator,
+    switch: Switch,
     metrics: Metrics,
     admission: Admission,
     once: Idempotency,
+    source: Source | None,
     shared: SharedWindows | None,
 ) -> FastAPI:
     """What is not for callers of models: whether it is alive, what it counts, what it offers."""
 
     def is_alone() -> bool:
         """Whether this process counts rates for itself because Redis does not answer."""
-        return engine.counts_alone or (shared is not None and shared.is_down)
+        return switch.engine.counts_alone or (shared is not None and shared.is_down)
 
     metrics.watch_limits(is_alone)
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         try:
-            yield
+            async with nullcontext() if source is None else source.follow(switch, metrics.registry):
+                yield
         finally:
             await once.aclose()
-            await engine.aclose()
+            await switch.aclose()
             if shared is not None:
                 await shared.aclose()
 

@@ -3,6 +3,7 @@
 from collections.abc import AsyncGenerator
 from dataclasses import replace
 from types import TracebackType
+from typing import Protocol
 
 from orchestrator.clock import Clock
 from orchestrator.config import TenantWindow
@@ -62,17 +63,23 @@ def windows_of(key: KeyRecord) -> tuple[TenantWindow, ...]:
 def _told(reply: Reply, ticket: Ticket) -> Reply:
     headers = {**reply.headers, **ticket.headers}
     if not isinstance(reply.body, bytes):
-        return replace(reply, headers=headers, body=_Leaving(reply.body, ticket))
+        return replace(reply, headers=headers, body=Leaving(reply.body, ticket))
     if 400 <= reply.status < 500 or REPLAYED in reply.headers:
         ticket.count(0)  # no run has come of it, or none of its own
     ticket.leave()
     return replace(reply, headers=headers)
 
 
-class _Leaving(AsyncGenerator[bytes, None]):
+class Leaves(Protocol):
+    """What is left where a reply ends; more than once does nothing."""
+
+    def leave(self) -> None: ...
+
+
+class Leaving(AsyncGenerator[bytes, None]):
     """The pieces of a reply; the ticket is left where they end, even if none was ever asked for."""
 
-    def __init__(self, pieces: AsyncGenerator[bytes, None], ticket: Ticket) -> None:
+    def __init__(self, pieces: AsyncGenerator[bytes, None], ticket: Leaves) -> None:
         self._pieces = pieces
         self._ticket = ticket
 

@@ -11,6 +11,7 @@ import socket
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from types import FrameType
 
@@ -21,23 +22,24 @@ from orchestrator.clock import Clock, SystemClock
 from orchestrator.config import (
     OrchestratorConfig,
     ledger_url,
-    load_config,
     state_dir,
-    with_state,
 )
 from orchestrator.enhanced import EnhancedOrchestrator
 from orchestrator.errors import OrchestratorError
 from orchestrator.ledger_database import find
+from orchestrator.redaction import know
 from orchestrator.server import logs
 from orchestrator.server.app import LOOPBACK, create_app
 from orchestrator.server.gate import Gate
 from orchestrator.server.keys import KeyFile
 from orchestrator.server.protocol import protocol
+from orchestrator.server.reload import Setting, Source, read_setting
 from orchestrator.shared_windows import shared_windows
 
 BACKLOG = 2048
 ANY = frozenset[str]()
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
+HANG_UP = getattr(signal, "SIGHUP", None)  # Windows has none
 CLOSING_S = 5  # what is left of requests once they have been cut off
 
 
@@ -78,9 +80,10 @@ def plan(config: Path, *, host: str, keys: Path | None = None, workers: int = 1)
     Raises:
         CannotServe: others could ask without a key, or processes would count each for itself.
         ConfigError: the configuration cannot be used.
+        PatternError: nor can its patterns.
         KeysError: nor can the keys.
     """
-    settings = with_state(load_config(config))
+    settings = read_setting(config).config
     address = _resolve(host)
     file = keys or state_dir() / "keys.json"
     is_loopback = ipaddress.ip_address(address).is_loopback
@@ -93,6 +96,14 @@ def plan(config: Path, *, host: str, keys: Path | None = None, workers: int = 1)
     if workers > 1:
         _check_shared(settings, KeyFile(file), workers)
     return Plan(config=config, keys=file, host=address, is_loopback=is_loopback, workers=workers)
+
+
+def _read(planned: Plan) -> Setting:
+    """The configuration as it is now, if it may be served in so many processes."""
+    setting = read_setting(planned.config)
+    if planned.workers > 1:
+        _check_shared(setting.config, planned.workers)
+    return setting
 
 
 def _resolve(host: str) -> str:
@@ -163,6 +174,7 @@ class Server(uvicorn.Server):
         drain_s: How long those under way may go on.
         started: Is called once requests are taken.
         signals: Which are listened to.
+        reload: Is called for SIGHUP.
         clock: Where the time comes from.
     """
 
@@ -175,8 +187,10 @@ class Server(uvicorn.Server):
         started: Callable[[], None],
         signals: Sequence[signal.Signals],
         clock: Clock,
+        reload: Callable[[], None] | None = None,
     ) -> None:
         super().__init__(config)
+        self._reload = reload
         self._gate = gate
         self._drain_s = drain_s
         self._has_started = started
@@ -204,7 +218,14 @@ class Server(uvicorn.Server):
         def hear(sig: int, frame: FrameType | None) -> None:
             loop.call_soon_threadsafe(self.end)
 
+        reload = self._reload or self.end
+
+        def hang_up(sig: int, frame: FrameType | None) -> None:
+            loop.call_soon_threadsafe(reload)
+
         before = {one: signal.signal(one, hear) for one in self._signals}
+        if self._reload is not None and HANG_UP is not None:
+            before[HANG_UP] = signal.signal(HANG_UP, hang_up)
         try:
             yield
         finally:
@@ -232,17 +253,26 @@ def serve(
 ) -> None:
     """Take requests in this process until it is told to end."""
     logs.set_up()
+    source = Source(planned.config, partial(_read, planned))
+    setting = source.read()
+    know(setting.config)
+    config = setting.config
     atexit.register(gc.freeze)  # else Python searches litellm for garbage as it ends
-    config = with_state(load_config(planned.config))
     clock = SystemClock()
     gate = create_app(
-        EnhancedOrchestrator(config, keeps_receipts=True, processes=planned.workers),
+        EnhancedOrchestrator(
+            config,
+            patterns=setting.patterns,
+            keeps_receipts=True,
+            processes=planned.workers,
+        ),
         keys=KeyFile(planned.keys),
         is_open=planned.is_loopback,
         hosts=planned.hosts,
         watch=(logs.AccessLog(),),
         clock=clock,
         processes=planned.workers,
+        source=source,
     )
     settings = uvicorn.Config(
         gate,
@@ -263,5 +293,6 @@ def serve(
         started=started,
         signals=signals,
         clock=clock,
+        reload=source.ask,
     )
     server.run(sockets=[listening])

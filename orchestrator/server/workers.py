@@ -57,7 +57,7 @@ def supervise(planned: run.Plan, listening: socket.socket, *, started: Callable[
                 has_started = True
                 started()
             if signals:
-                is_ending = True
+                is_ending = is_ending or any(one != run.HANG_UP for one in signals)
                 _tell(crew, signals)
             for one in [one for one in crew if not one.process.is_alive()]:
                 crew.remove(one)
@@ -106,6 +106,8 @@ def _hire(planned: run.Plan, listening: socket.socket) -> Worker:
 def _work(planned: run.Plan, listening: socket.socket, line: Connection) -> None:
     """What a worker does. Ctrl-C goes to all processes of a terminal: who watches passes it on."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    if run.HANG_UP is not None:  # before it listens to it, it has read the newest anyway
+        signal.signal(run.HANG_UP, signal.SIG_IGN)
     threading.Thread(target=_end_with, args=(line,), daemon=True).start()
     run.serve(planned, listening, started=lambda: line.send_bytes(READY), signals=(signal.SIGTERM,))
 
@@ -133,8 +135,12 @@ def _hear_from(crew: list[Worker], ready: list[Any]) -> None:
 def _tell(crew: list[Worker], signals: list[int]) -> None:
     """Pass on what was heard since."""
     while signals:
-        signals.pop()
-        _end(crew)
+        if signals.pop() == run.HANG_UP:
+            for one in crew:
+                if one.is_ready and one.process.pid is not None:
+                    os.kill(one.process.pid, run.HANG_UP)
+        else:
+            _end(crew)
 
 
 def _end(crew: list[Worker]) -> None:
@@ -155,7 +161,8 @@ def _heard() -> Iterator[list[int]]:
     def hear(sig: int, frame: FrameType | None) -> None:
         signals.append(sig)
 
-    before = {one: signal.signal(one, hear) for one in run.SIGNALS}
+    heeded = run.SIGNALS if run.HANG_UP is None else (*run.SIGNALS, run.HANG_UP)
+    before = {one: signal.signal(one, hear) for one in heeded}
     try:
         yield signals
     finally:
