@@ -1,0 +1,328 @@
+"""Another configuration while the gateway runs: taken whole, or not at all."""
+
+import asyncio
+import logging
+import re
+import signal
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+import uvicorn
+
+from adapters import LLMProvider, MockAdapter, ModelConfig
+from adapters.mock import Reply as Said
+from orchestrator import EnhancedOrchestrator, OrchestratorConfig
+from orchestrator.clock import SystemClock
+from orchestrator.config import ServerConfig
+from orchestrator.endpoints.calls import Call, Reply
+from orchestrator.patterns import PatternLibrary
+from orchestrator.server.app import create_app
+from orchestrator.server.reload import Setting, Source, Switch, needs_restart, read_setting
+from orchestrator.server.run import Server
+from orchestrator.simulator import Simulator
+from tests.server.conftest import Held
+from tests.server.test_run import served
+
+Serving = Callable[..., AbstractAsyncContextManager["Reloading"]]
+MODEL = '{{provider: custom, model: "{model}", api_base: "{base}", price: free}}'
+PATTERN = """\
+name: mine
+description: Two drafts, and one answer.
+source: A test.
+stages:
+  - {{name: drafts, each: panel, prompt: "{{{{ question }}}}"}}
+  - {{name: answer, by: synthesizer, combine: write, sees: [all],
+     prompt: "{words}: {{{{ question }}}} {{{{ drafts }}}}"}}
+"""
+
+
+def written(base: str, model: str, more: str = "") -> str:
+    """A configuration whose one model says which configuration it is of."""
+    return f"models:\n  one: {MODEL.format(model=model, base=base)}\n{more}"
+
+
+class Reloading:
+    """A gateway in this process that follows its file, over real sockets."""
+
+    def __init__(self, path: Path, source: Source, server: Server, client: httpx.AsyncClient):
+        self.path = path
+        self.source = source
+        self.server = server
+        self.client = client
+
+    async def ask(self, model: str = "one", prompt: str = "Hi") -> dict[str, Any]:
+        """The receipt of a run."""
+        body = {"model": model, "prompt": prompt}
+        reply = await self.client.post("/v1/orchestrations", json=body)
+        assert reply.status_code == 200, reply.text
+        found: dict[str, Any] = reply.json()["receipt"]
+        return found
+
+    async def metric(self, name: str) -> str:
+        """A line of the metrics."""
+        lines = (await self.client.get("/metrics")).text.splitlines()
+        return next((line for line in lines if line.startswith(name)), "")
+
+    async def uses(self, setting_hash: str) -> None:
+        """Wait until calls are answered by this configuration."""
+        await until(
+            lambda: self.metric_holds(f'orchestrator_config_hash{{hash="{setting_hash}"}} 1')
+        )
+
+    async def metric_holds(self, text: str) -> bool:
+        return text in (await self.client.get("/metrics")).text
+
+
+async def until(happens: Callable[[], Awaitable[bool]]) -> None:
+    async with asyncio.timeout(60):
+        while not await happens():  # which asks the gateway, and so waits
+            pass
+
+
+def hash_of(path: Path) -> str:
+    """What receipts call the configuration in a file."""
+    setting = read_setting(path)
+    return EnhancedOrchestrator(setting.config, patterns=setting.patterns).config_hash
+
+
+@asynccontextmanager
+async def reloading(path: Path) -> AsyncIterator[Reloading]:
+    source = Source(path)
+    setting = source.read()
+    engine = EnhancedOrchestrator(setting.config, patterns=setting.patterns, keeps_receipts=True)
+    gate = create_app(engine, source=source)
+    settled = uvicorn.Config(gate, port=0, ws="none", lifespan="on", log_config=None)
+    ready = asyncio.Event()
+    server = Server(settled, gate, drain_s=5, started=ready.set, signals=(), clock=SystemClock())
+    task = asyncio.create_task(server.serve())
+    await ready.wait()
+    port = server.servers[0].sockets[0].getsockname()[1]
+    async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}", timeout=60) as client:
+        try:
+            yield Reloading(path, source, server, client)
+        finally:
+            await client.aclose()
+            server.end()
+            await task
+
+
+@pytest.fixture
+def base(simulator: Simulator) -> str:
+    return simulator.base_url(LLMProvider.CUSTOM)
+
+
+@pytest.fixture
+def path(tmp_path: Path, base: str) -> Path:
+    file = tmp_path / "conf" / "config.yaml"
+    file.parent.mkdir()
+    file.write_text(written(base, "m-1"))
+    return file
+
+
+def write_again(path: Path, text: str) -> None:
+    path.write_text(text)
+
+
+def rename_over(path: Path, text: str) -> None:
+    beside = path.with_name(".config.yaml.swp")
+    beside.write_text(text)
+    beside.replace(path)
+
+
+def save_and_keep_the_old(path: Path, text: str) -> None:
+    path.rename(path.with_name("config.yaml~"))
+    path.write_text(text)
+
+
+def swap_the_link(path: Path, text: str) -> None:
+    """As Kubernetes does: the file leads through a link to a folder, which another replaces."""
+    folder = path.with_name(f"..version_{len(list(path.parent.iterdir()))}")
+    folder.mkdir()
+    (folder / path.name).write_text(text)
+    link = path.with_name("..data_tmp")
+    link.symlink_to(folder.name)
+    link.replace(path.with_name("..data"))
+
+
+def lead_through_the_link(path: Path) -> None:
+    path.unlink()
+    path.symlink_to("..data/config.yaml")
+
+
+async def test_every_way_of_saving_is_noticed(path: Path, base: str) -> None:
+    """Written again, renamed over, kept beside, or behind a link that is swapped."""
+    ways = [swap_the_link, swap_the_link, rename_over, write_again, save_and_keep_the_old]
+    models = []
+    swap_the_link(path, written(base, "m-1"))
+    lead_through_the_link(path)
+    async with reloading(path) as gateway:
+        for number, way in enumerate(ways):
+            way(path, written(base, f"m-2{'0' * number}"))
+            await gateway.uses(hash_of(path))
+            receipt = await gateway.ask()
+            assert receipt["config_hash"] == hash_of(path), way
+            models.append(receipt["stages"][0]["attempts"][0]["model"])
+
+    assert models == ["m-2", "m-20", "m-200", "m-2000", "m-20000"]
+
+
+async def test_a_mistake_keeps_the_last_good_configuration(
+    path: Path, base: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """It is told once, whole and with its place; the metric says so until it is mended."""
+    caplog.set_level(logging.INFO, "orchestrator")
+    good = hash_of(path)
+    async with reloading(path) as gateway:
+        write_again(path, written(base, "m-2", "routes: {fast: {models: [on]}}\nretrys: {}\n"))
+        await until(lambda: gateway.metric_holds("orchestrator_config_reload_failed 1.0"))
+        gateway.source.ask()
+        gateway.source.ask()
+        receipt = await gateway.ask()
+        write_again(path, written(base, "m-1", "# mended\n"))
+        await until(lambda: gateway.metric_holds("orchestrator_config_reload_failed 0.0"))
+        healthy = (await gateway.client.get("/health")).status_code
+
+    errors = [record.getMessage() for record in caplog.records if record.levelname == "ERROR"]
+    assert receipt["config_hash"] == good
+    assert healthy == 200
+    assert f"{path}:3:26: Unknown model 'on' in routes.fast.models" in errors[0]
+    assert f"{path}:4:1: " in errors[0]
+    assert "did you mean 'retry'?" in errors[0]
+    assert len(errors) <= 2  # once for the change, once more because somebody asked
+    assert f"configuration {good} is in use still" in caplog.text
+
+
+async def test_a_pattern_is_a_part_of_the_configuration(
+    tmp_path: Path, path: Path, base: str
+) -> None:
+    """A change of it gives another hash, and the next run follows it."""
+    folder = tmp_path / "patterns"
+    folder.mkdir()
+    (folder / "mine.yaml").write_text(PATTERN.format(words="First"))
+    more = "panels: {both: {members: [one, two], pattern: mine}}\npatterns_dir: ../patterns\n"
+    two = f"  two: {MODEL.format(model='m-2', base=base)}\n"
+    write_again(path, written(base, "m-1", two + more))
+    before = hash_of(path)
+    async with reloading(path) as gateway:
+        first = await gateway.ask("both")
+        (folder / "mine.yaml").write_text(PATTERN.format(words="Second"))
+        after = hash_of(path)
+        await gateway.uses(after)
+        second = await gateway.ask("both")
+
+    assert before != after
+    assert [first["config_hash"], second["config_hash"]] == [before, after]
+
+
+async def test_edits_under_load_fail_nothing_and_mix_nothing(
+    path: Path, base: str, thorough: bool
+) -> None:
+    """Every answer is of the model that the configuration named in its receipt has."""
+    swaps, askers = (1000, 16) if thorough else (20, 4)
+    known = {hash_of(path): "m-1"}
+    receipts = []
+    is_over = False
+
+    async def ask(gateway: Reloading) -> None:
+        while not is_over:
+            receipts.append(await gateway.ask())
+
+    async with reloading(path) as gateway:
+        asking = [asyncio.create_task(ask(gateway)) for _ in range(askers)]
+        for number in range(2, swaps + 2):
+            rename_over(path, written(base, f"m-{number}"))
+            name = hash_of(path)
+            known[name] = f"m-{number}"
+            gateway.source.ask()
+            await gateway.uses(name)
+        is_over = True
+        await asyncio.gather(*asking)
+
+    assert len(known) == swaps + 1
+    seen = {receipt["config_hash"] for receipt in receipts}
+    for receipt in receipts:
+        (attempt,) = receipt["stages"][0]["attempts"]
+        assert attempt["model"] == known[receipt["config_hash"]]
+        assert attempt["status"] == "ok"
+    assert len(seen) > swaps / 4
+    print(f"{swaps} configurations, {len(receipts)} runs, {len(seen)} seen")
+
+
+async def test_what_is_under_way_ends_as_it_began(held: Held) -> None:
+    """A stream goes on by the old configuration; its engine is closed when it has ended."""
+    closed = []
+
+    class Model(MockAdapter):
+        async def aclose(self) -> None:
+            closed.append(self.config.model)
+            await super().aclose()
+
+    slow = Model([Said(text="At last.", delay_s=1)], sleep=held)
+    quick = Model(["At once."])
+    one = ModelConfig(provider=LLMProvider.OPENAI, model="gone", price="free")
+    two = ModelConfig(provider=LLMProvider.OPENAI, model="stays", price="free")
+    before = OrchestratorConfig(models={"one": one, "two": two})
+    slow.config, quick.config = one, two
+    engine = EnhancedOrchestrator(before, adapters={"one": slow, "two": quick})
+    switch = Switch(engine, SystemClock())
+    body = b'{"model": "%s", "stream": true, "messages": [{"role": "user", "content": "Hi"}]}'
+
+    def call(name: bytes) -> Call:
+        return Call(method="POST", path="/v1/chat/completions", body=body % name)
+
+    async def text_of(reply: Reply) -> bytes:
+        assert not isinstance(reply.body, bytes)
+        return b"".join([piece async for piece in reply.body])
+
+    under_way = asyncio.create_task(text_of(await switch.answer(call(b"one"))))
+    await held.began.wait()
+    never_read = await switch.answer(call(b"two"))
+    after = OrchestratorConfig(models={"two": two})
+    switch.swap(Setting(config=after, patterns=PatternLibrary()))
+    refused = await switch.answer(call(b"one"))
+    answered = await text_of(await switch.answer(call(b"two")))
+    closed_before = list(closed)
+    held.ends.set()
+    finished = await under_way
+    assert not isinstance(never_read.body, bytes)
+    await never_read.body.aclose()
+    await switch.aclose()
+
+    assert refused.status == 404
+    assert b"At once." in answered
+    assert closed_before == []
+    assert b"At last." in finished
+    assert closed == ["gone", "stays"]
+
+
+def test_what_needs_a_restart_is_named() -> None:
+    """Whatever of `server` the gateway cannot change while it runs."""
+    began = ServerConfig()
+    now = ServerConfig(hosts=("a.example",), requests=7, max_tokens=5, heartbeat_s=1.0)
+
+    assert needs_restart(began, now) == ["server.hosts", "server.requests"]
+    assert needs_restart(began, began) == []
+
+
+async def test_every_worker_takes_the_new_one(path: Path, base: str) -> None:
+    """By itself where the file changes, and for SIGHUP, which ends none of them."""
+    gateway = await served(path, "--workers", "2")
+    assert gateway.process.stderr is not None
+    rename_over(path, written(base, "m-2"))
+    name = hash_of(path)
+    said = ""
+    async with asyncio.timeout(60):
+        while said.count(f"configuration {name} is in use, in the place of") < 2:
+            said += (await gateway.process.stderr.readline()).decode()
+        gateway.process.send_signal(signal.SIGHUP)
+        while said.count(f"configuration {name} is in use still") < 2:
+            said += (await gateway.process.stderr.readline()).decode()
+    gateway.process.send_signal(signal.SIGTERM)
+    code, rest = await gateway.ended()
+
+    assert code == 0
+    assert not re.search("Traceback|has died", said + rest)
