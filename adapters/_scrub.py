@@ -10,19 +10,38 @@ from urllib.parse import quote, unquote
 
 MESSAGE_CHARACTERS = 1000
 RUN = 8  # so many characters of a secret in a row are a leak; masks such as `sk-a***f9` are not
+HINT = 5  # so many characters in a row say that a text is worth searching for runs
 SECRET_CHARACTERS = 4  # what is shorter is no secret, and taking it out would leave nothing
 _READ_CHARACTERS = 8 * MESSAGE_CHARACTERS
+# What looks like a secret, and what stands, in small letters, in every text that holds one: to look
+# for these takes a twentieth of the time.
 _PATTERNS = tuple(
-    re.compile(pattern)
-    for pattern in (
-        r"\b(?:sk|pk|rk|gsk|xai)[-_][A-Za-z0-9_\-]{8,}",
-        r"\b(?:co|key|hf|r8|pplx|nvapi)[-_](?=[a-z\-_]{0,99}[A-Z0-9])[A-Za-z0-9_\-]{8,}",
-        r"\bhf_[A-Za-z]{16,}",
-        r"\borc-[0-9a-f]{12}-[A-Za-z0-9_\-]{8,}",
-        r"\bAIza[0-9A-Za-z_\-]{20,}",
-        r"(?i)\b(?:bearer|basic)\s+(?=[^\s\d=]{0,99}[\d=])[A-Za-z0-9._~+/=\-]{8,}",
-        r"(?i)(?<=[?&])(?:api[_-]?key|key|secret|(?:[a-z]{1,9}_)?token)=[^&\s]+",
-        r"(?<=//)[^/\s@]+(?=@)",
+    (re.compile(pattern), tuple(f"{name}{sign}" for name in names for sign in signs or ("",)))
+    for pattern, names, signs in (
+        (
+            r"\b(?:sk|pk|rk|gsk|xai)[-_][A-Za-z0-9_\-]{8,}",
+            ("sk", "pk", "rk", "gsk", "xai"),
+            "-_",
+        ),
+        (
+            r"\b(?:co|key|hf|r8|pplx|nvapi)[-_](?=[a-z\-_]{0,99}[A-Z0-9])[A-Za-z0-9_\-]{8,}",
+            ("co", "key", "hf", "r8", "pplx", "nvapi"),
+            "-_",
+        ),
+        (r"\bhf_[A-Za-z]{16,}", ("hf_",), ""),
+        (r"\borc-[0-9a-f]{12}-[A-Za-z0-9_\-]{8,}", ("orc-",), ""),
+        (r"\bAIza[0-9A-Za-z_\-]{20,}", ("aiza",), ""),
+        (
+            r"(?i)\b(?:bearer|basic)\s+(?=[^\s\d=]{0,99}[\d=])[A-Za-z0-9._~+/=\-]{8,}",
+            ("bearer", "basic"),
+            "",
+        ),
+        (
+            r"(?i)(?<=[?&])(?:api[_-]?key|key|secret|(?:[a-z]{1,9}_)?token)=[^&\s]+",
+            ("key=", "secret=", "token="),
+            "",
+        ),
+        (r"(?<=//)[^/\s@]+(?=@)", ("@",), ""),
     )
 )
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
@@ -44,35 +63,37 @@ class Redactor:
     def __init__(self, secrets: Iterable[str]) -> None:
         self.secrets = frozenset(one for one in secrets if len(one) >= SECRET_CHARACTERS)
         forms = {form.translate(_LOWER) for secret in self.secrets for form in _forms(secret)}
-        self._runs = frozenset(run for form in forms for run in _runs(form))
-        self._lengths = sorted({len(run) for run in self._runs})
+        self._short = frozenset(form for form in forms if len(form) < RUN)
+        self._runs = frozenset(
+            piece for form in forms - self._short for piece in _pieces(form, RUN)
+        )
+        self._hints = frozenset(piece for run in self._runs for piece in _pieces(run, HINT))
 
-    def __call__(self, text: str) -> str:
-        text = self.without_known(text)
-        for pattern in _PATTERNS:
-            text = pattern.sub("***", text)
+    def __call__(self, text: str, *others: "Redactor") -> str:
+        """The text without what is secret; `others`: whose known secrets are taken out as well."""
+        searched = _in_small_letters(text)
+        # Of any eight characters in a row, five that begin at a multiple of four are among these.
+        hints = _pieces(searched, HINT, step=RUN - HINT + 1)
+        known = (self, *others)
+        found = [place for one in known for place in one._found(searched, hints)]  # noqa: SLF001
+        if found:
+            text = _hidden(text, found)
+            searched = _in_small_letters(text)
+        for pattern, marks in _PATTERNS:
+            if any(mark in searched for mark in marks):
+                text = pattern.sub("***", text)
         return text
 
-    def without_known(self, text: str) -> str:
-        """The text without the known secrets and their runs."""
-        searched = text.translate(_LOWER)
-        found = list(self._found(searched))
-        if not found:
-            return text
-        hidden = bytearray(len(text))
-        for at, end in found:
-            hidden[at:end] = b"\1" * (end - at)
-        groups = groupby(zip(text, hidden, strict=True), key=lambda pair: pair[1])
-        return "".join("***" if h else "".join(c for c, _ in group) for h, group in groups)
-
-    def _found(self, searched: str) -> Iterator[tuple[int, int]]:
+    def _found(self, searched: str, hints: Iterable[str]) -> list[tuple[int, int]]:
         """From where to where runs stand in a text in small letters."""
-        for length in self._lengths:
-            pieces = [searched[at : at + length] for at in range(len(searched) - length + 1)]
-            if not self._runs.isdisjoint(pieces):  # nearly always it is, and that is fast
-                for at, piece in enumerate(pieces):
-                    if piece in self._runs:
-                        yield at, at + length
+        found = []
+        if not self._hints.isdisjoint(hints):  # nearly always it is, and that is fast
+            pieces = enumerate(_pieces(searched, RUN))
+            found += [(at, at + RUN) for at, piece in pieces if piece in self._runs]
+        for short in self._short:
+            places = re.finditer(f"(?={re.escape(short)})", searched) if short in searched else ()
+            found += [(place.start(), place.start() + len(short)) for place in places]
+        return found
 
 
 def scrub(text: str, secrets: Iterable[str]) -> str:
@@ -95,8 +116,22 @@ def secrets_in(address: str) -> frozenset[str]:
     return frozenset((*found, *map(unquote, found))) - {""}
 
 
-def _runs(form: str) -> Iterator[str]:
-    return (form[at : at + RUN] for at in range(max(1, len(form) - RUN + 1)))
+def _in_small_letters(text: str) -> str:
+    """A text of the same length, whatever alphabets are in it."""
+    return text.lower() if text.isascii() else text.translate(_LOWER)
+
+
+def _pieces(text: str, length: int, *, step: int = 1) -> list[str]:
+    return [text[at : at + length] for at in range(0, len(text) - length + 1, step)]
+
+
+def _hidden(text: str, places: Iterable[tuple[int, int]]) -> str:
+    """The text with stars in these places, three for as many as touch each other."""
+    hidden = bytearray(len(text))
+    for at, end in places:
+        hidden[at:end] = b"\1" * (end - at)
+    groups = groupby(zip(text, hidden, strict=True), key=lambda pair: pair[1])
+    return "".join("***" if h else "".join(c for c, _ in group) for h, group in groups)
 
 
 def _forms(secret: str) -> Iterator[str]:

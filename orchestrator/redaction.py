@@ -44,9 +44,8 @@ class Redacting(logging.Formatter):
             text = f"{record.name} has logged what cannot be written ({type(error).__name__})"
         if len(text) > LONGEST:
             text = f"{text[:LONGEST]}..."
-        if presented := PRESENTED.get():
-            text = _presented(presented).without_known(text)
-        return self._redactor(text)
+        presented = PRESENTED.get()
+        return self._redactor(text, _presented(presented)) if presented else self._redactor(text)
 
 
 @lru_cache(maxsize=64)
