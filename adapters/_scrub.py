@@ -38,7 +38,7 @@ _PATTERNS = tuple(
         ),
         (
             r"(?i)(?<=[?&])(?:api[_-]?key|key|secret|(?:[a-z]{1,9}_)?token)=[^&\s]+",
-            ("key=", "secret=", "token="),
+            ("?key=", "&key=", "?api", "&api", "?secret=", "&secret=", "token="),
             "",
         ),
         (r"(?<=//)[^/\s@]+(?=@)", ("@",), ""),
@@ -80,7 +80,7 @@ class Redactor:
             text = _hidden(text, found)
             searched = _in_small_letters(text)
         for pattern, marks in _PATTERNS:
-            if any(mark in searched for mark in marks):
+            if any(map(searched.__contains__, marks)):  # faster than a loop
                 text = pattern.sub("***", text)
         return text
 

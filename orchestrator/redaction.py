@@ -1,6 +1,7 @@
 """What a line of the log may hold: nothing secret, tracebacks included."""
 
 import logging
+import re
 from collections.abc import Iterable
 from contextlib import suppress
 from contextvars import ContextVar
@@ -12,6 +13,7 @@ from orchestrator.config import OrchestratorConfig, ledger_url
 from orchestrator.errors import ConfigError
 
 LONGEST = 65_536  # characters of a line, tracebacks included
+_OWN_KEY = re.compile(r"^orc-[0-9a-f]{12}-")
 # What a request came with in the place of a key, whether or not it is one.
 PRESENTED: ContextVar[str] = ContextVar("PRESENTED", default="")
 
@@ -50,7 +52,8 @@ class Redacting(logging.Formatter):
 
 @lru_cache(maxsize=64)
 def _presented(key: str) -> Redactor:
-    return Redactor((key,))
+    """Without the key's id, by which the log tells whose it is."""
+    return Redactor((_OWN_KEY.sub("", key),))
 
 
 def know(config: OrchestratorConfig) -> None:

@@ -104,6 +104,19 @@ def test_what_looks_like_a_secret_is_taken_out(shown: str) -> None:
     assert line.startswith("ERROR before ")
 
 
+def test_a_key_that_was_presented_is_told_by_its_id() -> None:
+    """The line of a request says whose key it came with, and nothing else of it."""
+    given = f"orc-5e1f09c4d2b7-{secret(random.Random(1))}"
+    token = PRESENTED.set(given)
+    try:
+        line = logged("key=5e1f09c4d2b7 came as %s", given)
+    finally:
+        PRESENTED.reset(token)
+
+    assert line.startswith("ERROR key=5e1f09c4d2b7 came as orc-5e1f09c4d2b7-***\n")
+    assert not leaks(line, {"given": given.split("-", 2)[2]})
+
+
 def test_what_is_no_secret_stays() -> None:
     """Ids, paths, several lines; what cannot be written says so, without its arguments."""
     access = "req_0123abcd key=0123456789ab POST /v1/chat/completions 200 12.5ms"

@@ -33,7 +33,7 @@ ID_BYTES, SECRET_BYTES = 6, 32
 LONGEST = 256  # bytes of what is taken for a key at all
 MOST_PATTERNS = 100
 _NAME = r"^[^\p{C}\s](?:[^\p{C}\p{Zl}\p{Zp}]*[^\p{C}\s])?$"  # one line that can be read
-_NOBODY = hashlib.sha256(b"nobody").digest()
+_NOBODY = hashlib.sha256(b"nobody").hexdigest()
 
 
 class KeyRecord(BaseModel):
@@ -115,7 +115,7 @@ class KeyFile:
         self._refresh()
         written = _written(presented)
         record = self._records.get(_id_in(written))
-        kept = bytes.fromhex(record.sha256) if record else _NOBODY
+        kept = bytes.fromhex(record.sha256 if record else _NOBODY)
         is_it = hmac.compare_digest(hashlib.sha256(written).digest(), kept)
         return record if is_it and record is not None and record.revoked is None else None
 

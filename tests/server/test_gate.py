@@ -53,6 +53,7 @@ def nobody(keys: KeyFile) -> dict[str, dict[str, str]]:
 async def test_no_route_lets_nobody_in(serving: Serving, nobody: dict[str, dict[str, str]]) -> None:
     """Every route, known or not, answers in the same words to whoever has no key."""
     bodies = set()
+    words = dict[tuple[str, str], set[bytes]]()
     async with serving() as gateway:
         for method, path in ANY_ROUTE:
             for name, headers in nobody.items():
@@ -60,7 +61,10 @@ async def test_no_route_lets_nobody_in(serving: Serving, nobody: dict[str, dict[
                 assert reply.status_code == 401, (method, path, name)
                 assert reply.headers["www-authenticate"] == "Bearer"
                 bodies.add(reply.json()["error"]["message"])
+                words.setdefault((method, path), set()).add(reply.content)
     assert len(bodies) == 1
+    assert {len(said) for said in words.values()} == {1}, "one route tells keys apart"
+    assert len({said for one in words.values() for said in one}) == 2  # OpenAI's and Anthropic's
     assert not gateway.mocks["one"].requests
 
 

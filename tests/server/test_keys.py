@@ -5,6 +5,7 @@ import json
 import os
 import threading
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -16,6 +17,7 @@ from orchestrator.clock import FakeClock
 from orchestrator.errors import KeysError
 from orchestrator.server import keys as module
 from orchestrator.server.keys import KeyFile, keys_file
+from tests.counting import calls_of
 
 Damage = Callable[[Path], object]
 
@@ -233,6 +235,23 @@ def test_no_neighbour_of_a_key_lets_anybody_in(
     other = data.draw(st.characters().filter(lambda character: character != key[place]))
 
     assert keys.find(key[:place] + other + key[place + 1 :]) is None
+
+
+def test_as_much_is_done_for_a_key_that_nobody_has(keys: KeyFile) -> None:
+    """How long a refusal takes tells nobody whether an id exists, or was revoked."""
+    known, revoked = keys.create("alice"), keys.create("bob")
+    keys.revoke(revoked.record.id)
+    other = "A" * (len(known.key) - len("orc-0123456789ab-"))
+    refused = {
+        "no such id": f"orc-0123456789ab-{other}",
+        "another's secret": f"orc-{known.record.id}-{other}",
+        "revoked": revoked.key,
+        "revoked, another's secret": f"orc-{revoked.record.id}-{other}",
+    }
+    keys.find(known.key)  # the file is read
+    calls = {name: calls_of(partial(keys.find, key)) for name, key in refused.items()}
+
+    assert len(set(calls.values())) == 1, calls
 
 
 def test_digests_are_compared_in_constant_time_whether_or_not_the_id_is_known(
