@@ -212,7 +212,7 @@ class Follower:
 
     async def run(self) -> None:
         """Follow the files until cancelled."""
-        watched, watching = frozenset[Path](), asyncio.create_task(asyncio.sleep(0))
+        watched, watching = frozenset[Path](), None
         try:
             while True:
                 if (folders := self._folders()) != watched:
@@ -220,9 +220,16 @@ class Follower:
                     watched, watching = folders, asyncio.create_task(self._watch(folders))
                 await self._bell.wait()
                 self._bell.clear()
-                await self.look()
+                await self._look_safely()
         finally:
             await _end(watching)
+
+    async def _look_safely(self) -> None:
+        try:
+            await self.look()
+        except Exception:  # noqa: BLE001 - whatever it is, the last good configuration serves on
+            self._gauges.refuse()
+            _log.exception("the configuration could not be followed")
 
     async def _watch(self, folders: frozenset[Path]) -> None:
         """Ring for every change, and now and then for none."""
@@ -237,7 +244,7 @@ class Follower:
         try:
             async for _ in changes:
                 self._bell.set()
-        except OSError as error:
+        except (OSError, RuntimeError) as error:  # no such folder, no more watches
             _log.warning("changes are not watched for (%s); SIGHUP reads the file again", error)
 
     def _folders(self) -> frozenset[Path]:
@@ -341,6 +348,7 @@ class _Gauges:
         self._reloads.labels("failed").inc()
 
 
-async def _end(task: "asyncio.Task[None]") -> None:
-    task.cancel()
-    await asyncio.wait({task})
+async def _end(task: "asyncio.Task[None] | None") -> None:
+    if task is not None:
+        task.cancel()
+        await asyncio.wait({task})
