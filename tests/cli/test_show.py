@@ -41,6 +41,7 @@ def test_the_last_run_is_explained(call: Call, made: Any) -> None:
         "$0.0041",
         "Because of Rayleigh scattering.",
         "a note",
+        "configuration c0ffee",
     ):
         assert said in shown
     assert "draft of gpt" not in shown

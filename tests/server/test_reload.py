@@ -2,8 +2,6 @@
 
 import asyncio
 import logging
-import re
-import signal
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from pathlib import Path
@@ -25,7 +23,6 @@ from orchestrator.server.reload import Setting, Source, Switch, needs_restart, r
 from orchestrator.server.run import Server
 from orchestrator.simulator import Simulator
 from tests.server.conftest import Held
-from tests.server.test_run import served
 
 Serving = Callable[..., AbstractAsyncContextManager["Reloading"]]
 MODEL = '{{provider: custom, model: "{model}", api_base: "{base}", price: free}}'
@@ -306,23 +303,3 @@ def test_what_needs_a_restart_is_named() -> None:
 
     assert needs_restart(began, now) == ["server.hosts", "server.requests"]
     assert needs_restart(began, began) == []
-
-
-async def test_every_worker_takes_the_new_one(path: Path, base: str) -> None:
-    """By itself where the file changes, and for SIGHUP, which ends none of them."""
-    gateway = await served(path, "--workers", "2")
-    assert gateway.process.stderr is not None
-    rename_over(path, written(base, "m-2"))
-    name = hash_of(path)
-    said = ""
-    async with asyncio.timeout(60):
-        while said.count(f"configuration {name} is in use, in the place of") < 2:
-            said += (await gateway.process.stderr.readline()).decode()
-        gateway.process.send_signal(signal.SIGHUP)
-        while said.count(f"configuration {name} is in use still") < 2:
-            said += (await gateway.process.stderr.readline()).decode()
-    gateway.process.send_signal(signal.SIGTERM)
-    code, rest = await gateway.ended()
-
-    assert code == 0
-    assert not re.search("Traceback|has died", said + rest)

@@ -81,6 +81,22 @@ async def counted(client: httpx.AsyncClient, url: str) -> tuple[float, float]:
     return figures[0], figures[1]
 
 
+def write(config: Path, text: str) -> None:
+    beside = config.with_name("beside")
+    beside.write_text(text)
+    beside.replace(config)
+
+
+async def heard(process: asyncio.subprocess.Process, line: str, times: int) -> str:
+    """What is said until it was this, so often."""
+    said = ""
+    assert process.stderr is not None
+    async with asyncio.timeout(60):
+        while len(re.findall(line, said)) < times:
+            said += (await process.stderr.readline()).decode()
+    return said
+
+
 needs_proc = pytest.mark.skipif(
     not Path("/proc/self/task").is_dir(), reason="the children of a process are read from /proc"
 )
@@ -92,10 +108,15 @@ async def test_a_worker_that_dies_is_replaced_and_all_end_together(
 ) -> None:
     """The socket stays; a killed process is one process less for as long as another one starts.
 
-    What it has counted stays counted, by whomever it is asked for, until all have ended.
+    What it has counted stays counted, by whomever it is asked for, until all have ended. Until
+    their end all of them follow the configuration: where its file changes, and for SIGHUP.
     """
     process, said = await started(config)
     url = said.split()[1].replace("/v1", "/health")
+    write(config, CONFIG.replace("m-1", "m-2"))
+    rest = await heard(process, "configuration [0-9a-f]{16} is in use, in the place of", 2)
+    process.send_signal(signal.SIGHUP)
+    rest += await heard(process, "configuration [0-9a-f]{16} is in use still", 2)
     first = children(process.pid)
     await ask(url, 20)
     await until_counted(url, 20)
@@ -107,7 +128,7 @@ async def test_a_worker_that_dies_is_replaced_and_all_end_together(
     of_the_dead = list(folder.glob(f"gauge_live*_{first[0]}.db"))
     process.send_signal(signal.SIGTERM)
     assert process.stderr is not None
-    rest = (await process.stderr.read()).decode()
+    rest += (await process.stderr.read()).decode()
 
     assert "2 workers" in said
     assert len(first) == 2
