@@ -19,6 +19,7 @@ from orchestrator.server.limits import KeyLimits
 from orchestrator.server.metrics import CONTENT_TYPE, Metrics
 from orchestrator.server.page import POLICY, page
 from orchestrator.server.reload import Source, Switch
+from orchestrator.server.repeats import Repeats
 from orchestrator.shared_windows import SharedWindows, shared_windows
 from orchestrator.wire.errors import Refused
 
@@ -63,7 +64,8 @@ def create_app(
     named = frozenset(name.lower() for name in config.hosts)
     if named and not hosts:
         hosts = frozenset(LOOPBACK)
-    switch = Switch(engine, time)
+    repeats = Repeats(time)
+    switch = Switch(engine, time, repeats.clear)
     once = Idempotency(switch.answer, replies_file(), clock=time)
     return Gate(
         _pages(switch, metrics, admission, once, source, shared),
@@ -73,6 +75,7 @@ def create_app(
         hosts=hosts | named,
         keys=keys,
         is_open=is_open,
+        repeats=repeats,
         watch=(metrics, *watch),
         clock=time,
     )

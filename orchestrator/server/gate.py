@@ -24,7 +24,7 @@ from orchestrator.server.admission import Admission, shutting_down
 from orchestrator.server.idempotency import HEADER as IDEMPOTENCY_KEY
 from orchestrator.server.keyed import Keyed
 from orchestrator.server.keys import KeyFile, KeyRecord, KeysError
-from orchestrator.server.repeats import Repeats, asked_of
+from orchestrator.server.repeats import Repeats
 from orchestrator.wire.errors import Refused
 
 Scope = MutableMapping[str, Any]
@@ -94,6 +94,7 @@ class Gate:
         hosts: Under which names the server may be asked; none: any.
         keys: Whose keys are let in; None: everybody is.
         is_open: Whether everybody is let in as long as no key was ever made.
+        repeats: Replies that may be given again.
         watch: Are told of every request that has ended.
         clock: Where the time comes from.
     """
@@ -108,6 +109,7 @@ class Gate:
         hosts: frozenset[str],
         keys: KeyFile | None,
         is_open: bool = False,
+        repeats: Repeats,
         watch: Sequence[Watch],
         clock: Clock,
     ) -> None:
@@ -120,7 +122,7 @@ class Gate:
         self._is_open = is_open
         self._watch = watch
         self._clock = clock
-        self.repeats = Repeats(clock)
+        self._repeats = repeats
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -272,8 +274,8 @@ class Gate:
         body = await self._body(scope["method"], headers, receive)
         asked = None
         if not scope["query_string"] and IDEMPOTENCY_KEY not in headers:
-            asked = asked_of(scope["path"], body, caller.key)
-        if asked is not None and (repeated := self.repeats.find(asked)) is not None:
+            asked = self._repeats.asked(scope["path"], body, caller.key)
+        if asked is not None and (repeated := self._repeats.find(asked)) is not None:
             await self._send(scope["path"], repeated, receive, send)
             return
         call = Call(
@@ -290,7 +292,7 @@ class Gate:
         await self._while_there(answering, receive)
         reply = answering.result()
         if asked is not None:
-            self.repeats.keep(asked, reply)
+            self._repeats.keep(asked, reply)
         await self._send(call.path, reply, receive, send)
 
     async def _send(self, path: str, reply: Reply, receive: Receive, send: Send) -> None:

@@ -98,10 +98,17 @@ class Switch:
     Args:
         engine: The first one.
         clock: Where the time comes from.
+        swapped: Is called whenever there is another.
     """
 
-    def __init__(self, engine: EnhancedOrchestrator, clock: Clock) -> None:
+    def __init__(
+        self,
+        engine: EnhancedOrchestrator,
+        clock: Clock,
+        swapped: Callable[[], None] = lambda: None,
+    ) -> None:
         self._clock = clock
+        self._swapped = swapped
         self._newest = self._generation(engine)
         self._older: set[_Generation] = set()
         self._closing: set[asyncio.Task[None]] = set()
@@ -131,6 +138,7 @@ class Switch:
             before.engine.successor(setting.config, patterns=setting.patterns)
         )
         self._older.add(before)
+        self._swapped()
         self._has_left(before)
 
     async def aclose(self) -> None:
@@ -323,12 +331,15 @@ class _Gauges:
             "The configuration in use, as receipts name it",
             ("hash",),
             registry=registry,
+            multiprocess_mode="livemax",
         )
         self._failed = Gauge(
             "orchestrator_config_reload_failed",
             "1 while the configuration's files hold mistakes, and the last good one is used",
             registry=registry,
+            multiprocess_mode="livemax",
         )
+        self._used = ""
         self._reloads = Counter(
             "orchestrator_config_reloads",
             "Configurations that were read while requests were taken",
@@ -337,7 +348,9 @@ class _Gauges:
         )
 
     def use(self, name: str, *, is_new: bool = False) -> None:
-        self._hash.clear()
+        if self._used:  # removing it is not possible where several processes count
+            self._hash.labels(self._used).set(0)
+        self._used = name
         self._hash.labels(name).set(1)
         self._failed.set(0)
         if is_new:

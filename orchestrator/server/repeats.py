@@ -26,6 +26,7 @@ class Asked(NamedTuple):
     body: bytes
     key_id: str
     models: tuple[str, ...]  # that the key may ask for
+    epoch: int  # which configuration answers
 
 
 @dataclass(slots=True)
@@ -44,6 +45,15 @@ class Repeats:
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
         self._kept: OrderedDict[Asked, _Kept] = OrderedDict()
+        self._epoch = 0
+
+    def asked(self, path: str, body: bytes, key: KeyRecord | None) -> Asked | None:
+        """What a request is known by; None where it must be counted against limits of its key."""
+        if key is None:
+            return Asked(path, body, "", (), self._epoch)
+        if key.requests_per_minute is not None or key.tokens_per_minute is not None:
+            return None
+        return Asked(path, body, key.id, key.models, self._epoch)
 
     def find(self, asked: Asked) -> Reply | None:
         """The reply to be given again, if there is one and nobody need look anew."""
@@ -70,14 +80,6 @@ class Repeats:
             self._kept.popitem(last=False)
 
     def clear(self) -> None:
-        """Forget all of them."""
+        """Forget all of them, those on their way included: another configuration answers now."""
+        self._epoch += 1
         self._kept.clear()
-
-
-def asked_of(path: str, body: bytes, key: KeyRecord | None) -> Asked | None:
-    """What a request is known by; None where it must be counted against the limits of its key."""
-    if key is None:
-        return Asked(path, body, "", ())
-    if key.requests_per_minute is not None or key.tokens_per_minute is not None:
-        return None
-    return Asked(path, body, key.id, key.models)

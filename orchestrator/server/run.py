@@ -102,7 +102,7 @@ def _read(planned: Plan) -> Setting:
     """The configuration as it is now, if it may be served in so many processes."""
     setting = read_setting(planned.config)
     if planned.workers > 1:
-        _check_shared(setting.config, planned.workers)
+        _check_shared(setting.config, KeyFile(planned.keys), planned.workers)
     return setting
 
 

@@ -14,7 +14,7 @@ from orchestrator.clock import FakeClock
 from orchestrator.config import CacheConfig, LedgerConfig
 from orchestrator.endpoints.calls import Reply
 from orchestrator.server.keys import KeyFile
-from orchestrator.server.repeats import FOR_S, LARGEST_BYTES, LOOKING_S, MOST, Repeats, asked_of
+from orchestrator.server.repeats import FOR_S, LARGEST_BYTES, LOOKING_S, MOST, Asked, Repeats
 
 Serving = Callable[..., AbstractAsyncContextManager[Any]]
 
@@ -116,8 +116,7 @@ def test_after_a_moment_one_looks_while_the_others_are_served() -> None:
     """Whatever was cleared or ran out meanwhile is seen within seconds."""
     clock = FakeClock()
     repeats = Repeats(clock)
-    asked, reply = asked_of("/", b"body", None), Reply(body=b"reply", may_repeat=True)
-    assert asked is not None
+    asked, reply = by(repeats, b"body"), Reply(body=b"reply", may_repeat=True)
     repeats.keep(asked, reply)
     clock.advance(FOR_S - 0.01)
     assert repeats.find(asked) is reply
@@ -136,8 +135,7 @@ def test_what_nobody_asked_for_lately_is_gone() -> None:
     """However often it is asked for then."""
     clock = FakeClock()
     repeats = Repeats(clock)
-    asked = asked_of("/", b"body", None)
-    assert asked is not None
+    asked = by(repeats, b"body")
     repeats.keep(asked, Reply(body=b"reply", may_repeat=True))
 
     clock.advance(2 * FOR_S)
@@ -150,18 +148,33 @@ def test_little_is_kept() -> None:
     """The oldest go first, and nothing large stays."""
     repeats = Repeats(FakeClock())
     bodies = [b"%d" % number for number in range(MOST + 1)]
-    every = [asked_of("/", body, None) for body in bodies]
+    every = [by(repeats, body) for body in bodies]
     for asked in every:
-        assert asked is not None
         repeats.keep(asked, Reply(body=b"reply", may_repeat=True))
-    large = asked_of("/", b"large", None)
-    assert large is not None
+    large = by(repeats, b"large")
     repeats.keep(large, Reply(body=b"x" * LARGEST_BYTES, may_repeat=True))
 
-    assert [repeats.find(asked) is None for asked in (every[0], every[1], large)] == [  # type: ignore[arg-type]
+    assert [repeats.find(asked) is None for asked in (every[0], every[1], large)] == [
         True,
         False,
         True,
     ]
+
+
+def test_another_configuration_gives_nothing_of_the_one_before() -> None:
+    """Nor what was on its way when it came."""
+    repeats = Repeats(FakeClock())
+    kept, under_way = by(repeats, b"kept"), by(repeats, b"under way")
+    repeats.keep(kept, Reply(body=b"reply", may_repeat=True))
+
     repeats.clear()
-    assert repeats.find(every[1]) is None  # type: ignore[arg-type]
+    repeats.keep(under_way, Reply(body=b"reply", may_repeat=True))
+
+    assert repeats.find(by(repeats, b"kept")) is None
+    assert repeats.find(by(repeats, b"under way")) is None
+
+
+def by(repeats: Repeats, body: bytes) -> Asked:
+    asked = repeats.asked("/", body, None)
+    assert asked is not None
+    return asked
