@@ -17,6 +17,7 @@ from orchestrator.clock import Clock, new_nonce
 from orchestrator.pacing import Moment, Window
 from orchestrator.server.keys import KeyRecord
 from orchestrator.shared_windows import STREAMS, SharedWindows, Stream, Use, Verdict
+from orchestrator.wire.bounds import check_bounds
 from orchestrator.wire.errors import Refused
 
 BYTES_A_TOKEN = 4
@@ -45,8 +46,9 @@ def load_of(body: bytes) -> Load:
     Load(tokens=215, is_streamed=True)
     """
     try:
+        check_bounds(body)
         asked = orjson.loads(body)
-    except orjson.JSONDecodeError:
+    except (Refused, orjson.JSONDecodeError):
         return Load()
     if not isinstance(asked, dict):
         return Load()

@@ -1,21 +1,23 @@
 """Read the JSON of a request into a checked value, or say what is wrong as OpenAI would."""
 
-from collections.abc import Iterable, Iterator, Sequence
-from math import isfinite
+import re
+from collections.abc import Sequence
 from types import NoneType, UnionType
-from typing import Annotated, Any, TypeVar, Union, get_args, get_origin
+from typing import Annotated, TypeVar, Union, get_args, get_origin
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from orchestrator.wire.bounds import check_bounds, outside_texts
 from orchestrator.wire.errors import Refused
 from orchestrator.yaml_source import suggestion
 
-DEPTH = 64  # of objects and lists within each other
+MOST_PROBLEMS = 1000  # of a body: of more, to name one takes longer than to read it
 
 TokenLimit = Annotated[int, Field(gt=0, le=10**8)]  # beyond any model, within what is counted
 Seed = Annotated[int, Field(ge=-(2**63), lt=2**63)]
 
 Checked = TypeVar("Checked", bound="Body")
+_NO_NUMBER = re.compile(rb"NaN|Infinity")
 
 
 class Body(BaseModel):
@@ -31,15 +33,13 @@ def read_body(kind: type[Checked], body: bytes) -> Checked:
         Refused: it is no JSON, too deep, or not what is wanted; nothing of it is repeated but the
             names of fields.
     """
+    check_bounds(body)
     try:
         checked = kind.model_validate_json(body)
     except ValidationError as error:
         raise _refusal(kind, error) from None
-    # More brackets than that cannot but be there where it is too deep.
-    if body.count(b"{") + body.count(b"[") > DEPTH and _depth(checked.model_dump()) > DEPTH:
-        raise Refused(f"The body nests more than {DEPTH} levels deep", code="too_deep")
     # Words that are no JSON, though most parsers take them for numbers.
-    if (b"NaN" in body or b"Infinity" in body) and not all(_numbers(checked.model_dump())):
+    if (b"NaN" in body or b"Infinity" in body) and _NO_NUMBER.search(outside_texts(body)):
         raise Refused(
             "The body is not the JSON object that is wanted (NaN and Infinity are no numbers)",
             code="invalid_json",
@@ -60,6 +60,12 @@ def read_part(kind: type[Checked], value: object, *, within: str) -> Checked:
 
 
 def _refusal(kind: type[Body], error: ValidationError, within: str = "") -> Refused:
+    if (count := error.error_count()) > MOST_PROBLEMS:
+        return Refused(
+            f"The body is not what is wanted in {count:,} places; /openapi.json says what is",
+            param=within or None,
+            code="invalid_value",
+        )
     problems = error.errors(include_url=False, include_input=False, include_context=False)
     # Of what is said of one field, each of its kinds in turn, the last and deepest tells most.
     own = [one for one in problems if one["loc"][:1] == problems[0]["loc"][:1]]
@@ -110,32 +116,3 @@ def _is_of_many_kinds(kind: type[BaseModel], place: Sequence[int | str]) -> bool
     if field is None or get_origin(field.annotation) not in (Union, UnionType):
         return False
     return len([one for one in get_args(field.annotation) if one is not NoneType]) > 1
-
-
-def _numbers(value: Any) -> Iterator[bool]:
-    """Of every number with a point in it, whether it is one."""
-    todo = [value]
-    while todo:
-        one = todo.pop()
-        if isinstance(one, float):
-            yield isfinite(one)
-        todo.extend(_inside(one) or ())
-
-
-def _depth(value: Any) -> int:
-    """How deep it nests, counted no further than is needed."""
-    deepest, todo = 0, [(value, 1)]
-    while todo and deepest <= DEPTH:
-        one, depth = todo.pop()
-        inner = _inside(one)
-        if inner is not None:
-            deepest = max(deepest, depth)
-            todo.extend((each, depth + 1) for each in inner)
-    return deepest
-
-
-def _inside(value: Any) -> Iterable[Any] | None:
-    """What an object or a list holds; None for anything else."""
-    if isinstance(value, dict):
-        return value.values()
-    return value if isinstance(value, (list, tuple)) else None

@@ -246,6 +246,12 @@ def test_what_is_no_request_weighs_nothing(body: bytes) -> None:
     assert load_of(body).tokens <= len(body) + 1
 
 
+def test_what_holds_too_much_is_not_read_to_be_weighed() -> None:
+    """It will be refused; meanwhile it would hold everybody up."""
+    assert load_of(b'{"max_tokens": 5}') != Load()
+    assert load_of(b'{"max_tokens": 5, "x": [' + b"1," * 10**5 + b"1]}") == Load()
+
+
 Act = tuple[int, int, int, bool]
 ACTS: st.SearchStrategy[list[Act]] = st.lists(
     st.tuples(st.integers(0, 30), st.integers(1, 60), st.integers(0, 120), st.booleans()),

@@ -7,10 +7,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from orchestrator.wire.bounds import DEPTH, MOST_VALUES, check_bounds
 from orchestrator.wire.chat import ChatBody, asked_of
 from orchestrator.wire.errors import Refused
 from orchestrator.wire.native import asked_of as run_of
-from orchestrator.wire.reading import DEPTH, read_body
+from orchestrator.wire.reading import MOST_PROBLEMS, read_body
 
 HELLO = [{"role": "user", "content": "Hello"}]
 
@@ -155,8 +156,8 @@ def test_an_unknown_field_is_told_what_it_may_have_meant() -> None:
         (b"null", "invalid_json"),
         (b'{"model": "a", "messages": "\xff"}', "invalid_json"),
         (body_of(messages=[{"role": "user", "content": "a", "x": float("inf")}]), "invalid_json"),
-        (body_of(response_format=json.loads("[" * 90 + "]" * 90)), "invalid_value"),
-        (b"[" * 100_000, "invalid_json"),
+        (body_of(response_format=json.loads("[" * 90 + "]" * 90)), "too_deep"),
+        (b"[" * 100_000, "too_deep"),
     ],
 )
 def test_what_is_no_json_object_is_refused(body: bytes, code: str) -> None:
@@ -176,6 +177,39 @@ def test_what_nests_deeper_than_the_limit_is_refused_and_what_does_not_is_read()
     asked_of(read_body(ChatBody, nested(DEPTH - 4)))  # the body, the list, the tool, the function
 
     assert refusal(nested(DEPTH - 3)).code == "too_deep"
+
+
+def many(count: int, value: bytes) -> bytes:
+    """A body that holds so many values, with the seven of everything around them."""
+    return body_of()[:-1] + b',"thinking":{"a":[' + b",".join([value] * (count - 7)) + b"]}}"
+
+
+@pytest.mark.parametrize("value", [b"1", b'"[,"', b'"\\""', b'"\\\\"'])
+def test_more_values_than_anybody_sends_are_refused(value: bytes) -> None:
+    """One more or less; a text is one, whatever it says."""
+    read_body(ChatBody, many(MOST_VALUES, value))
+
+    assert refusal(many(MOST_VALUES + 1, value)).code == "too_many_values"
+
+
+@pytest.mark.parametrize("unit", [b"1", b"[]", b"{}", b'""', b'{"":[]}'])
+def test_ten_megabytes_of_values_are_never_read(
+    unit: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """To read them, or to tell of each what is wrong with it, would stop everybody for seconds."""
+    monkeypatch.setattr(ChatBody, "model_validate_json", None)
+    body = body_of(tools=["HERE"]).replace(b'"HERE"', b",".join([unit] * (10**7 // len(unit))))
+
+    assert refusal(body).code == "too_many_values"
+
+
+def test_of_very_many_problems_none_is_looked_for() -> None:
+    """One is named as long as that is quick; then, how many there are."""
+    named = refusal(body_of(tools=[1] * MOST_PROBLEMS))
+    counted = refusal(body_of(tools=[1] * (MOST_PROBLEMS + 1)))
+
+    assert named.param == "tools[0]"
+    assert f"in {MOST_PROBLEMS + 1:,} places" in str(counted)
 
 
 JSON: st.SearchStrategy[Any] = st.recursive(
@@ -205,6 +239,25 @@ def test_whatever_is_sent_as_a_run_is_run_or_refused(fields: dict[str, Any]) -> 
     except Refused as refused:
         told = refused.code
     assert told
+
+
+def depth_of(value: Any) -> int:
+    inner = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+    return isinstance(value, list | dict) + max(map(depth_of, inner), default=0)
+
+
+@given(JSON, st.integers(DEPTH - 5, DEPTH + 1))
+def test_depth_is_judged_by_brackets_alone(value: Any, levels: int) -> None:
+    """As it would be of the value that was read, whatever its texts say."""
+    body = b"[" * levels + json.dumps(value).encode() + b"]" * levels
+    is_deep = levels + depth_of(value) > DEPTH
+
+    try:
+        check_bounds(body)
+        told = None
+    except Refused as refused:
+        told = refused.code
+    assert told == ("too_deep" if is_deep else None)
 
 
 @given(st.binary(max_size=60))
