@@ -39,6 +39,7 @@ Ratio = Annotated[float, Field(ge=0, le=1)]
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=64)]
 Tenant = Annotated[str, Field(max_length=256)]
 Tag = Annotated[str, Field(min_length=1, max_length=64)]
+MOST_MEMBERS = 32  # of a panel, whoever puts it together
 
 
 class _Strict(BaseModel):
@@ -57,7 +58,7 @@ class RouteConfig(_Strict):
 class PanelConfig(_Strict):
     """Deployments asked together, and how their answers become one."""
 
-    members: Annotated[tuple[str, ...], Field(min_length=1, max_length=32)]
+    members: Annotated[tuple[str, ...], Field(min_length=1, max_length=MOST_MEMBERS)]
     pattern: str = "compare"
     synthesizer: str | None = None  # default: the member with the highest weight, first of equals
     fallback_synthesizers: tuple[str, ...] = ()
@@ -243,7 +244,7 @@ class RequestConfig(_Strict):
     system: str | None = None
     model: str | None = None  # default: the only panel, else the first one
     pattern: str | None = None
-    members: tuple[str, ...] | None = None
+    members: Annotated[tuple[str, ...], Field(max_length=MOST_MEMBERS)] | None = None
     synthesizer: str | None = None
     tools: tuple[dict[str, object], ...] | None = None
     tool_choice: str | dict[str, object] | None = None

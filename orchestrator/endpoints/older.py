@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AliasChoices, Field, StrictBool
 
-from orchestrator.config import RequestConfig, Tag
+from orchestrator.config import MOST_MEMBERS, RequestConfig, Tag
 from orchestrator.endpoints.calls import JSON, Call, Reply, Service, fault, json_reply
 from orchestrator.endpoints.streams import data, streamed
 from orchestrator.events import (
@@ -61,7 +61,7 @@ _PROMISES = {"encrypted", "no_data_sharing"}
 
 # What was asked.
 
-Names = Annotated[tuple[str, ...], Field(min_length=1, max_length=32)]
+Names = Annotated[tuple[str, ...], Field(min_length=1, max_length=MOST_MEMBERS)]
 Prompt = Annotated[str, Field(min_length=1)]
 _PANEL = AliasChoices("selected_models", "models", "model_names")
 _WRITER = AliasChoices(

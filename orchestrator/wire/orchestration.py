@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal, Protocol
 
 from pydantic import Field, StrictBool
 
-from orchestrator.config import Count, Money, Seconds, Tag
+from orchestrator.config import MOST_MEMBERS, Count, Money, Seconds, Tag
 from orchestrator.events import (
     AttemptFailed,
     AttemptFinished,
@@ -25,7 +25,7 @@ class Orchestration(Body):
     """How a run is to go, beside what OpenAI's own fields say."""
 
     pattern: str | None = None
-    members: Annotated[tuple[str, ...], Field(min_length=1, max_length=32)] | None = None
+    members: Annotated[tuple[str, ...], Field(min_length=1, max_length=MOST_MEMBERS)] | None = None
     synthesizer: str | None = None
     max_cost_usd: Money | None = None
     max_run_tokens: Count | None = None

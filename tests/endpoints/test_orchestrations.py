@@ -90,6 +90,8 @@ async def test_events_come_as_they_happen_and_end_in_the_answer(endpoints: Endpo
         ({"prompt": 5}, "prompt"),
         ({"max_tokens": 10**30}, "max_tokens"),
         ({"seed": 2**63}, "seed"),
+        ({"members": ["alpha"] * 33}, "members"),
+        ({"model": "both", "members": ["alpha"] * 33}, "members"),
         ({"stop": ["a", 5]}, "stop[1]"),
         ({"prompt": None, "messages": [{"role": "user", "content": 5}]}, "messages[0].content"),
         ({"tools": [{}]}, "tools[0].type"),
