@@ -89,7 +89,7 @@ async def test_what_is_damaged_here_is_answered_as_long_as_it_is_whole(gate: Gat
 async def test_no_damaged_body_is_more_than_an_error_of_its_sender(
     gate: Gate, thorough: bool, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """No exception, no status 500, no other shape of error, no memory that is not given back."""
+    """No exception, no failure of ours, no other shape of error, no memory that is not given back."""
     caplog.set_level(logging.ERROR)
     count = 20_000 if thorough else 400
     for path, body in mangled(SEED + 1, 100):
@@ -99,7 +99,8 @@ async def test_no_damaged_body_is_more_than_an_error_of_its_sender(
     for path, body in mangled(SEED, count):
         said = await ask(gate, "POST", path, body, JSON_KIND)
         statuses[said.status] += 1
-        assert said.status < 500, (path, body, said.whole)
+        # It may have asked to be answered within no time.
+        assert said.status < 500 or b"deadline_exceeded" in said.body, (path, body, said.whole)
         assert b"internal_error" not in said.body, (path, body, said.whole)
         assert said.status == 200 or not wrong_shape(path, said), (path, body, said.whole)
         assert not caplog.records, (path, body, caplog.text)
