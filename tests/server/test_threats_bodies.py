@@ -1,12 +1,9 @@
 """Damaged bodies: each is answered or refused in words that its callers know, and none is kept."""
 
-import gc
 import json
 import logging
-import resource
 from collections import Counter
 from collections.abc import AsyncIterator
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -19,10 +16,10 @@ from orchestrator.server.app import create_app
 from orchestrator.server.gate import Gate
 from tests.asking import JSON_KIND, Said, ask
 from tests.mangling import BODIES, mangled
+from tests.resident import resident_mb
 
 SEED = 20260
 ALLOWED_MB = 50
-STATM = Path("/proc/self/statm")
 
 
 def answer(request: CompletionRequest) -> str:
@@ -55,14 +52,6 @@ async def gate() -> AsyncIterator[Gate]:
         yield create_app(engine)
 
 
-def memory_mb() -> float:
-    """What the process holds now; where the system does not tell, the most it ever held."""
-    gc.collect()
-    if STATM.exists():
-        return int(STATM.read_text().split()[1]) * resource.getpagesize() / 2**20
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10
-
-
 def wrong_shape(path: str, said: Said) -> str | None:
     """What of an error is not as its callers know it."""
     told = said.json()
@@ -89,12 +78,12 @@ async def test_what_is_damaged_here_is_answered_as_long_as_it_is_whole(gate: Gat
 async def test_no_damaged_body_is_more_than_an_error_of_its_sender(
     gate: Gate, thorough: bool, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """No exception, no failure of ours, no other shape of error, no memory that is not given back."""
+    """No exception, no failure of ours, errors in their shape, and no memory that is kept."""
     caplog.set_level(logging.ERROR)
     count = 20_000 if thorough else 400
     for path, body in mangled(SEED + 1, 100):
         await ask(gate, "POST", path, body, JSON_KIND)
-    before_mb, statuses = memory_mb(), Counter[int]()
+    before_mb, statuses = resident_mb(), Counter[int]()
 
     for path, body in mangled(SEED, count):
         said = await ask(gate, "POST", path, body, JSON_KIND)
@@ -104,7 +93,7 @@ async def test_no_damaged_body_is_more_than_an_error_of_its_sender(
         assert b"internal_error" not in said.body, (path, body, said.whole)
         assert said.status == 200 or not wrong_shape(path, said), (path, body, said.whole)
         assert not caplog.records, (path, body, caplog.text)
-    grown_mb = memory_mb() - before_mb
+    grown_mb = resident_mb() - before_mb
 
     print(f"{count:,} bodies: {dict(statuses)}; {grown_mb:.1f} MB more")
     assert grown_mb < ALLOWED_MB
