@@ -586,7 +586,8 @@ def rows(home: Path) -> int:
     """What stands in the ledger: reservations, and what was paid for."""
     with closing(sqlite3.connect(home / "ledger.db")) as ledger:
         (found,) = ledger.execute(
-            "SELECT (SELECT count(*) FROM ledger_reservations) + (SELECT count(*) FROM ledger_usage)"
+            "SELECT (SELECT count(*) FROM ledger_reservations) "
+            "+ (SELECT count(*) FROM ledger_usage)"
         ).fetchone()
     return int(found)
 
