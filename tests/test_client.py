@@ -17,15 +17,9 @@ from orchestrator import (
     AsyncOpenAI,
     EnhancedOrchestrator,
     OpenAI,
-    OrchestratorConfig,
-    OrchestratorResponse,
-    RequestConfig,
 )
 from orchestrator.config import BreakerConfig, TimeoutsConfig
-from orchestrator.endpoints import Endpoints
-from orchestrator.endpoints.calls import Call
 from orchestrator.simulator import Simulator
-from orchestrator.wire.writing import dump
 from tests.faces import ASKS_TOOL, HELLO, TOOL, configured, simulated_elsewhere
 
 Make = Callable[..., AsyncOpenAI]
@@ -38,13 +32,10 @@ class Person(BaseModel):
     age: int
 
 
-# Where the fences around drafts are the same, the simulator's answers are.
-SAME: dict[str, Any] = {"nonce": lambda: "4f1c"}
-
-
 @pytest.fixture(autouse=True)
 def _same_fences(monkeypatch: pytest.MonkeyPatch) -> None:
-    same = partial(EnhancedOrchestrator, **SAME)
+    """Where the fences around drafts are the same, the simulator's answers are."""
+    same = partial(EnhancedOrchestrator, nonce=lambda: "4f1c")
     monkeypatch.setattr("orchestrator.client.EnhancedOrchestrator", same)
 
 
@@ -482,82 +473,6 @@ def test_one_asynchronous_client_serves_one_loop_after_the_other(sync_client: Op
         return reply.choices[0].message.content
 
     assert asyncio.run(ask()) == asyncio.run(ask())
-
-
-# One answer, whatever the way in.
-
-
-async def through_endpoints(engine: EnhancedOrchestrator, body: dict[str, Any]) -> dict[str, Any]:
-    call = Call(method="POST", path="/v1/chat/completions", body=dump(body))
-    reply = await Endpoints(engine).answer(call)
-    assert isinstance(reply.body, bytes)
-    return ChatCompletion.model_validate_json(reply.body).model_dump()
-
-
-def summary(reply: ChatCompletion | dict[str, Any]) -> dict[str, Any]:
-    """What must not depend on the way in."""
-    told = reply if isinstance(reply, dict) else reply.model_dump()
-    message = told["choices"][0]["message"]
-    return {
-        "text": message["content"] or "",
-        "calls": [
-            (one["function"]["name"], json.loads(one["function"]["arguments"]))
-            for one in message["tool_calls"] or ()
-        ],
-        "finish": told["choices"][0]["finish_reason"],
-        "usage": (told["usage"]["prompt_tokens"], told["usage"]["completion_tokens"]),
-        "cost": round(told["orchestration"]["cost_usd"] * 10**9),
-        "status": told["orchestration"]["status"],
-    }
-
-
-def summary_of(response: OrchestratorResponse) -> dict[str, Any]:
-    return {
-        "text": response.content,
-        "calls": [(call.name, json.loads(call.arguments)) for call in response.tool_calls],
-        "finish": response.finish_reason,
-        "usage": (response.usage.prompt_tokens, response.usage.completion_tokens),
-        "cost": response.cost_nanousd,
-        "status": response.status,
-    }
-
-
-async def folded(client: AsyncOpenAI, asked: dict[str, Any]) -> dict[str, Any]:
-    """What a stream amounts to."""
-    options = {"include_usage": True}
-    told: dict[str, Any] = {}
-    async with client.chat.completions.stream(**asked, stream_options=options) as stream:
-        async for event in stream:
-            if event.type == "chunk" and event.chunk.usage is not None:
-                told = (event.chunk.model_extra or {})["orchestration"]
-        final = await stream.get_final_completion()
-    return {**final.model_dump(), "orchestration": told}
-
-
-@pytest.mark.parametrize("with_tools", [False, True])
-@pytest.mark.parametrize("model", ["alpha", "beta", "gamma", "way", "all", "critique/all"])
-async def test_every_way_in_gives_the_same_answer(
-    make: Make, simulator: Simulator, model: str, with_tools: bool
-) -> None:
-    """Text, tool calls, usage, cost and status: async, sync, streamed, endpoint, engine."""
-    config: OrchestratorConfig = configured(simulator)
-    asked: dict[str, Any] = {"model": model, "messages": HELLO, "seed": 5}
-    if with_tools:
-        asked |= {"messages": ASKS_TOOL, "tools": [TOOL]}
-    with OpenAI(config=config) as client:
-        ways = [
-            summary(await make().chat.completions.create(**asked)),
-            summary(await asyncio.to_thread(client.chat.completions.create, **asked)),
-            summary(await folded(make(), asked)),
-        ]
-    async with EnhancedOrchestrator(config, **SAME) as engine:
-        ways.append(summary(await through_endpoints(engine, asked)))
-        request = RequestConfig.model_validate(asked)
-        response = await engine.execute_request(request)
-        ways.append(summary_of(response))
-
-    assert ways == [ways[0]] * 5
-    assert bool(ways[0]["calls"]) == with_tools
 
 
 # Fusion, and progress.
