@@ -144,14 +144,21 @@ def stage_messages(
     answers_the_user = stage.product == "drafts" or stage.combine == "write"
     theirs = split_system(messages)[0] if answers_the_user else ""
     system = "\n\n".join(text for text in (theirs, ours, RULE) if text)
-    asked = "question"
-    if len(split_system(messages)[1]) > 1:
-        asked = "conversation, whose last message is the question"
-    values = about | _quoted(pattern, view, fences, asked=asked)
+    values = about | _quoted(pattern, view, fences, asked=_asked(messages))
     return (
         {"role": "system", "content": system},
         {"role": "user", "content": render(stage.prompt, values, limit=limit)},
     )
+
+
+def _asked(messages: Sequence[Message]) -> str:
+    """What the question is called where it is quoted."""
+    _, spoken = split_system(messages)
+    if len(spoken) < 2:
+        return "question"
+    if spoken[-1].get("role") == "tool":
+        return "conversation, which ends in what tools have brought for its question"
+    return "conversation, whose last message is the question"
 
 
 def _quoted(pattern: Pattern, view: View, fences: Fences, *, asked: str) -> dict[str, object]:

@@ -752,6 +752,23 @@ async def test_a_conversation_reaches_drafts_as_it_is_and_the_writer_as_one_ques
     assert "user: And now?" in response.receipt.prompt
 
 
+async def test_whoever_writes_after_a_tools_result_is_not_told_that_it_is_the_question() -> None:
+    """An agent sends what its tool has brought; the question was asked before."""
+    panel = Panel()
+    called = {"id": "1", "type": "function", "function": {"name": "see", "arguments": "{}"}}
+    messages = (
+        {"role": "user", "content": "Look"},
+        {"role": "assistant", "content": None, "tool_calls": [called]},
+        {"role": "tool", "tool_call_id": "1", "content": "a cat"},
+    )
+
+    await panel.run("compare", prompt=None, messages=messages)
+
+    ((_, write),) = panel.by_stage("write")
+    assert "begin conversation, which ends in what tools have brought" in str(write.messages[1])
+    assert "tool: a cat" in str(write.messages[1])
+
+
 async def test_a_pattern_adds_to_the_system_message_of_the_caller() -> None:
     """The conversation itself stays as it is."""
     panel = Panel(draft="ANSWER: 1")

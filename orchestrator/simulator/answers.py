@@ -87,6 +87,7 @@ DRAFT = re.compile(r"(?:draft|answer|response|candidate)\s+([A-Z]{1,2})\b")
 SAID = re.compile(r"^\W*(?:final )?answer\W*:[ \t*]*(\S.*)$", re.IGNORECASE | re.MULTILINE)
 SENTENCE = re.compile(r"[^.!?\n*-][^.!?\n]{20,200}[.]")
 STANCE = re.compile(r"^(?:The answer is )?\(?([A-F]\)|Yes\b|No\b)", re.MULTILINE)
+SPEAKER = re.compile(r"(?:\A|\n\n)(user|assistant|tool): ")  # in a conversation that is quoted
 DULL_TOPIC = ("the matter", "its context", "the cost of change")
 DIGITS = re.compile(r"-?\d+(?:\.\d+)?")
 
@@ -579,7 +580,9 @@ def _calls(scene: _Scene) -> tuple[Call, ...]:
     if not ask.tools or ask.tool_choice == "none":
         return ()
     named = [tool for tool in ask.tools if tool.name == ask.tool_choice]
-    if not named and ask.turns[-1].role == "tool":
+    if not named and (
+        ask.turns[-1].role == "tool" or SPEAKER.findall(scene.asked)[-1:] == ["tool"]
+    ):
         return ()
     chosen = named or [tool for tool in ask.tools if _concerns(tool, scene.asked)]
     if not chosen and ask.tool_choice == "required":

@@ -315,6 +315,17 @@ def test_tools_are_called_when_the_question_is_about_them() -> None:
     assert say(QUESTION, tools=tool, tool_choice="get_weather").finish == "tool_calls"
 
 
+def test_no_tool_is_called_again_for_a_quoted_conversation_that_has_its_result() -> None:
+    """Whoever writes a panel's answer reads the conversation in a fence, and has the tools."""
+    tool = (Tool(TOOL["name"], TOOL["description"], TOOL["parameters"]),)
+    asked = "user: How is the weather in Paris?\n\nassistant: [called get_weather with {}]"
+    fence = "⟦begin conversation, question 4f1c⟧\n{}\n⟦end conversation, question 4f1c⟧"
+    result = f"{asked}\n\ntool: 17 degrees"
+
+    assert say(fence.format(result), tools=tool).calls == ()
+    assert say(fence.format(f"{result}\n\nuser: And in Rome?"), tools=tool).calls
+
+
 def test_a_tools_result_is_told() -> None:
     """The turn after a call says what the tool said."""
     turns = (Turn("user", "What is the weather in Paris?"), Turn("tool", "Sunny, 21 degrees"))
