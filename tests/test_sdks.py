@@ -5,6 +5,7 @@ client and the endpoints do beyond that is theirs to test.
 """
 
 import asyncio
+import json
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -265,6 +266,67 @@ def test_models_are_listed_and_found(client: openai.OpenAI) -> None:
     assert client.models.retrieve("critique/all").id == "critique/all"
     with pytest.raises(openai.NotFoundError):
         client.models.retrieve("nobody")
+
+
+# What only an orchestrator says, to those who do not know of it.
+
+FUSION: dict[str, Any] = {
+    "model": "openrouter/fusion",
+    "messages": HELLO,
+    "stream": True,
+    "stream_options": USAGE,
+}
+PLUGIN: dict[str, Any] = {
+    "plugins": [{"id": "fusion", "analysis_models": ["alpha", "beta"], "model": "alpha"}]
+}
+
+
+@pytest.mark.parametrize("progress", [False, True])
+def test_a_fusion_streams_signs_of_life_progress_and_one_usage(
+    house: House, monkeypatch: pytest.MonkeyPatch, progress: bool
+) -> None:
+    """On the socket: comments, chunks with an empty delta for who wants them, usage at the end."""
+    monkeypatch.setattr("orchestrator.endpoints.streams.BEGINS_S", 0)
+    body = {**FUSION, **PLUGIN, "orchestration": {"progress": progress}}
+    with httpx.stream(
+        "POST",
+        f"{house.gateway.base_url}/v1/chat/completions",
+        json=body,
+        headers={"authorization": f"Bearer {house.key}"},
+        timeout=60,
+    ) as reply:
+        lines = [line for line in reply.iter_lines() if line]
+
+    assert reply.headers["content-type"].startswith("text/event-stream")
+    assert lines[0] == ": working"
+    said = [line for line in lines if not line.startswith(":")]
+    assert said[-1] == "data: [DONE]"
+    chunks = [json.loads(line.removeprefix("data: ")) for line in said[:-1]]
+    assert [chunk["usage"] is None for chunk in chunks] == [True] * (len(chunks) - 1) + [False]
+    end = chunks[-1]["orchestration"]
+    assert (end["pattern"], end["members"]) == ("fusion", ["alpha", "beta"])
+    assert chunks[-1]["usage"]["total_tokens"] > 0
+    told = [chunk for chunk in chunks[:-1] if "orchestration" in chunk]
+    assert all(chunk["choices"][0]["delta"] == {} for chunk in told)
+    events = {chunk["orchestration"]["event"] for chunk in told}
+    wanted = {"stage_started", "attempt_started", "attempt_finished", "stage_finished"}
+    assert events == (wanted if progress else set())
+
+
+def test_the_sdk_passes_over_signs_of_life_and_progress(
+    client: openai.OpenAI, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It gathers the answer as it would without them."""
+    monkeypatch.setattr("orchestrator.endpoints.streams.BEGINS_S", 0)
+    chunks = [
+        *client.chat.completions.create(
+            **FUSION, extra_body={**PLUGIN, "orchestration": {"progress": True}}
+        )
+    ]
+
+    said = [one.choices[0].delta.content or "" for one in chunks if one.choices]
+    assert "".join(said)
+    assert [one.usage for one in chunks if one.usage] == [chunks[-1].usage]
 
 
 # openai: responses.
