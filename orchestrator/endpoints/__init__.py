@@ -56,7 +56,10 @@ class Endpoints:
     async def answer(self, call: Call) -> Reply:
         """The reply to a request; every error is one."""
         try:
-            return await _route(call)(on_behalf(self._service, call), call)
+            found = _route(call)
+            if found is None:
+                return unknown(call.path)
+            return await found(on_behalf(self._service, call), call)
         except Exception as error:  # noqa: BLE001 - whatever it is, whoever asked is told
             return refused(call.path, error)
 
@@ -81,7 +84,14 @@ def broken_off(path: str, error: BaseException) -> bytes:
     return messages.failure(told) if messages.speaks_anthropic(path) else data(told.body)
 
 
-def _route(call: Call) -> Answering:
+def unknown(path: str) -> Reply:
+    """The reply under a path where nothing is, or nothing any more."""
+    why = next((why for start, why in _NOT_KEPT.items() if path.startswith(start)), "")
+    missing = Refused(f"There is nothing at {path}{why}", status=404, code="not_found")
+    return older.never_again(path) or refused(path, missing)
+
+
+def _route(call: Call) -> Answering | None:
     for path in (call.path, call.path[: call.path.find("/", len("/v1/")) + 1]):
         found = ROUTES.get((call.method, path))
         if found is not None:
@@ -94,8 +104,7 @@ def _route(call: Call) -> Answering:
                 code="method_not_allowed",
                 headers={"allow": ", ".join(allowed)},
             )
-    why = next((why for path, why in _NOT_KEPT.items() if call.path.startswith(path)), "")
-    raise Refused(f"There is nothing at {call.path}{why}", status=404, code="not_found")
+    return None
 
 
 # What OpenAI keeps for those who come for it later, and the gateway does not.

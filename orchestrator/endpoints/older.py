@@ -3,12 +3,14 @@
 from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Iterator, Mapping
 from contextlib import aclosing
 from dataclasses import dataclass, replace
+from functools import wraps
 from typing import Annotated, Any, Literal
 
-from pydantic import AliasChoices, Field, StrictBool
+from pydantic import AliasChoices, Field, StrictBool, TypeAdapter, ValidationError
 
 from orchestrator.config import MOST_MEMBERS, RequestConfig, Tag
 from orchestrator.endpoints.calls import JSON, Call, Reply, Service, fault, json_reply
+from orchestrator.endpoints.gone import gone
 from orchestrator.endpoints.streams import data, streamed
 from orchestrator.events import (
     AttemptFailed,
@@ -92,6 +94,14 @@ class Analysis(Body):
     options: Options | None = None
 
 
+class Text(Body):
+    """`POST /api/analyze` of the latest version: a text for one model."""
+
+    text: Prompt
+    model: str | None = None
+    temperature: Annotated[float, Field(ge=0, le=2)] = 0.7
+
+
 class Query(Body):
     """`POST /api/orchestrator/analyze`."""
 
@@ -134,6 +144,34 @@ class Feather(Body):
     pattern: Annotated[str | None, Field(validation_alias=_PATTERN)] = None
     ultra_model: Annotated[str | None, Field(validation_alias=_WRITER)] = None
     output_format: str = "plain"
+
+
+class FeatherArguments(Body):
+    """What the frontend of old had in `args`."""
+
+    pattern: Annotated[str | None, Field(validation_alias=_PATTERN)] = None
+    ultra_model: Annotated[str | None, Field(validation_alias=_WRITER)] = None
+    output_format: str = "plain"
+
+
+class FrontendFeather(Body):
+    """`POST /orchestrator/feather` as the frontend of old sent it."""
+
+    prompt: Prompt
+    models: Annotated[Names | None, Field(validation_alias=_PANEL)] = None
+    args: FeatherArguments = FeatherArguments()
+    kwargs: Annotated[dict[str, Any] | None, Field(max_length=0)] = None
+
+
+_OBJECT: TypeAdapter[dict[str, Any]] = TypeAdapter(dict[str, Any])
+
+
+def _fields(body: bytes) -> frozenset[str]:
+    """The fields of a body, by which shapes of one path are told apart; none if it is no object."""
+    try:
+        return frozenset(_OBJECT.validate_json(body))
+    except ValidationError:
+        return frozenset()
 
 
 @dataclass(frozen=True, slots=True)
@@ -287,8 +325,9 @@ def _set_aside(wanted: tuple[str, ...] | dict[str, bool] | None) -> Iterator[tup
 
 def _older(answering: Answering, failed: Callable[[Fault], Any], instead: str) -> Answering:
     """An endpoint that says it is deprecated, and whose errors have the shape of their time."""
-    marks = {"deprecation": _SINCE, "link": f'<{instead}>; rel="successor-version"'}
+    marks = _marks(instead)
 
+    @wraps(answering)
     async def answer(service: Service, call: Call) -> Reply:
         try:
             reply = await answering(service, call)
@@ -300,6 +339,15 @@ def _older(answering: Answering, failed: Callable[[Fault], Any], instead: str) -
         return replace(reply, headers={**reply.headers, **marks})
 
     return answer
+
+
+def _marks(instead: str) -> dict[str, str]:
+    return {"deprecation": _SINCE, "link": f'<{instead}>; rel="successor-version"'}
+
+
+def never_again(path: str) -> Reply | None:
+    """What is replied under a path that only earlier versions served; None: none of them did."""
+    return gone(path, _marks(_RUNS))
 
 
 def _status_error(told: Fault) -> dict[str, Any]:
@@ -315,6 +363,10 @@ def _unsuccessful(told: Fault) -> dict[str, Any]:
         "saved_files": None,
         "pipeline_info": None,
     }
+
+
+def _no_analysis(told: Fault) -> dict[str, Any]:
+    return {"success": False, "analysis": None, "model_used": None, "error": told.message}
 
 
 def _told(run: Run, response: OrchestratorResponse, content: Mapping[str, Any]) -> Reply:
@@ -348,6 +400,10 @@ def _seconds(value: float) -> float:
 
 
 async def _analyze(service: Service, call: Call) -> Reply:
+    """Ask a panel, as the first version did, or one model, as the latest."""
+    fields = _fields(call.body)
+    if "text" in fields and "prompt" not in fields:
+        return await _analyze_text(service, call)
     body = read_body(Analysis, call.body)
     ignored = dict(_set_format_aside(body.output_format))
     if body.document_ids:
@@ -368,6 +424,11 @@ async def _analyze(service: Service, call: Call) -> Reply:
         options=body.options,
         ignored=ignored,
     )
+    return await _analysis(service, run, body.ultra_model)
+
+
+async def _analysis(service: Service, run: Run, writer: str | None) -> Reply:
+    """A run as the first version told it."""
     response = await service.engine.execute_request(run.request)
     receipt, answers = response.receipt, _answers(run, response)
     members = {run.called(name): one for name, one in response.model_responses.items()}
@@ -392,10 +453,30 @@ async def _analyze(service: Service, call: Call) -> Reply:
             "pattern": receipt.pattern,
             "timestamp": receipt.started_at,
             "models_used": list(answers),
-            "ultra_model": body.ultra_model,
+            "ultra_model": writer or _writer(run, response),
         },
     }
     return _told(run, response, content)
+
+
+async def _text(service: Service, call: Call) -> Reply:
+    body = read_body(Text, call.body)
+    if body.model is None:
+        model = default_name(service.engine.config)
+        call.need_model(model)
+        ignored = {"model": f"the old default, gpt-4, is not asked; {model} was"}
+    else:
+        model, ignored = _member(service, call, body.model, "model"), {}
+    request = RequestConfig(
+        prompt=body.text, model=model, temperature=body.temperature, tenant=call.tenant
+    )
+    run = Run(request, {}, ignored)
+    response = await service.engine.execute_request(request)
+    told = {"analysis": response.content, "model_used": body.model or model, "error": None}
+    return _told(run, response, {"success": True, **told})
+
+
+_analyze_text = _older(_text, _no_analysis, _RUNS)
 
 
 # POST /api/orchestrator/analyze, whole and as a stream
@@ -419,6 +500,7 @@ def _query(service: Service, call: Call, body: Query) -> Run:
 
 
 async def _analyze_query(service: Service, call: Call) -> Reply:
+    """Ask a panel, as the latest version did."""
     body = read_body(Query, call.body)
     run = _query(service, call, body)
     response = await service.engine.execute_request(run.request)
@@ -473,6 +555,7 @@ def _texts(run: Run, attempts: Iterable[AttemptRecord]) -> dict[str, str]:
 
 
 async def _stream_query(service: Service, call: Call) -> Reply:
+    """Ask a panel, and hear of it as the latest version told it."""
     body = read_body(StreamedQuery, call.body)
     run = _query(service, call, body)
     frames = Frames(service, body.stream_stages)
@@ -631,6 +714,7 @@ class Telling:
 
 
 async def _process(service: Service, call: Call) -> Reply:
+    """Ask a panel, as the first version's orchestrator did."""
     body = read_body(Process, call.body)
     run = _run(
         service,
@@ -676,6 +760,9 @@ def _picked(run: Run, response: OrchestratorResponse) -> str | None:
 
 
 async def _feather(service: Service, call: Call) -> Reply:
+    """Ask a panel, as the second version did."""
+    if _fields(call.body) & {"args", "kwargs"}:
+        return await _feather_by_frontend(service, call)
     body = read_body(Feather, call.body)
     ignored = dict(_set_format_aside(body.output_format))
     run = _run(
@@ -703,6 +790,21 @@ async def _feather(service: Service, call: Call) -> Reply:
     return _told(run, response, content)
 
 
+async def _feather_by_frontend(service: Service, call: Call) -> Reply:
+    body = read_body(FrontendFeather, call.body)
+    ignored = dict(_set_format_aside(body.args.output_format))
+    run = _run(
+        service,
+        call,
+        body.prompt,
+        models=body.models,
+        writer=body.args.ultra_model,
+        pattern=body.args.pattern or _usual_pattern(service, "gut", ignored),
+        ignored=ignored,
+    )
+    return await _analysis(service, run, body.args.ultra_model)
+
+
 # What there is to ask for.
 
 
@@ -719,6 +821,7 @@ def _need_no_query(call: Call, *allowed: str) -> None:
 
 
 async def _available_models(service: Service, call: Call) -> Reply:
+    """Who can be a member of a panel."""
     _need_no_query(call, "healthy_only")
     told: dict[str, Any] = {"status": "success", "available_models": _names(service, call)}
     if "healthy_only" not in call.query:
@@ -728,11 +831,13 @@ async def _available_models(service: Service, call: Call) -> Reply:
 
 
 async def _models(service: Service, call: Call) -> Reply:
+    """Who can be a member of a panel."""
     _need_no_query(call)
     return json_reply({"status": "success", "models": _names(service, call)})
 
 
 async def _patterns(service: Service, call: Call) -> Reply:
+    """The patterns there are."""
     _need_no_query(call)
     return json_reply(
         [

@@ -7,7 +7,8 @@ from fastapi import FastAPI, Request, Response
 from fastapi.responses import HTMLResponse, JSONResponse
 
 from orchestrator.clock import Clock, SystemClock
-from orchestrator.endpoints.calls import fault, refusal
+from orchestrator.endpoints import unknown
+from orchestrator.endpoints.calls import Reply, fault, refusal
 from orchestrator.enhanced import EnhancedOrchestrator
 from orchestrator.server.admission import Admission, shutting_down
 from orchestrator.server.describing import openapi
@@ -134,9 +135,8 @@ def _pages(
         return HTMLResponse(page(openapi()), headers={"content-security-policy": POLICY})
 
     @app.exception_handler(404)
-    async def unknown(request: Request, _: Exception) -> Response:
-        path = request.scope["path"]
-        return _refused(Refused(f"There is nothing at {path}", status=404, code="not_found"))
+    async def nowhere(request: Request, _: Exception) -> Response:
+        return _whole(unknown(request.scope["path"]))
 
     @app.exception_handler(405)
     async def wrong(request: Request, _: Exception) -> Response:
@@ -152,6 +152,9 @@ def _pages(
 
 
 def _refused(why: Refused) -> Response:
-    reply = refusal(fault(why))
+    return _whole(refusal(fault(why)))
+
+
+def _whole(reply: Reply) -> Response:
     assert isinstance(reply.body, bytes)
     return Response(reply.body, status_code=reply.status, headers=dict(reply.headers))

@@ -118,6 +118,8 @@ def _endpoint(method: str, path: str, answer: Answering) -> Json:
         "security": [{"key": []}],
         "responses": {"200": _reply("What was asked for.", "application/json", {})},
     }
+    if (method, path) in older.ROUTES:
+        told["deprecated"] = True
     if path.endswith("/"):
         name: Json = {"type": "string", "minLength": 1}
         told["parameters"] = [{"name": "id", "in": "path", "required": True, "schema": name}]

@@ -392,6 +392,137 @@ async def test_models_and_patterns_are_listed(endpoints: Endpoints) -> None:
     assert compare["stages"]
 
 
+# Paths that were served once.
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "word"),
+    [
+        ("POST", "/api/analyze-with-docs", "documents"),
+        ("POST", "/api/analyze-document", "documents"),
+        ("GET", "/api/document-analysis/17", "documents"),
+        ("POST", "/api/upload-document", "documents"),
+        ("GET", "/api/documents/17", "documents"),
+        ("GET", "/api/analyze/17/progress", "/v1/orchestrations/{id}"),
+        ("GET", "/api/analyze/17/results", "/v1/orchestrations/{id}"),
+        ("GET", "/api/analyze/stream", "/api/orchestrator/analyze/stream"),
+        ("GET", "/orchestrator/events", "/api/orchestrator/analyze/stream"),
+        ("GET", "/llms/alpha/status", "/v1/models"),
+        ("GET", "/patterns", "/orchestrator/patterns"),
+        ("POST", "/process", "/orchestrator/process"),
+        ("GET", "/api/orchestrator/health", "/ready"),
+        ("GET", "/api/cache/stats", "/metrics"),
+    ],
+)
+async def test_what_is_not_served_any_more_says_what_to_use_instead(
+    endpoints: Endpoints, method: str, path: str, word: str
+) -> None:
+    """410 in the old shape, and not the 404 of a path that nobody ever knew."""
+    reply = await endpoints.answer(Call(method=method, path=path))
+
+    assert reply.status == 410
+    assert told(reply)["status"] == "error"
+    assert told(reply)["code"] == "gone"
+    assert word in told(reply)["message"]
+    assert reply.headers["deprecation"].startswith("@")
+
+
+@pytest.mark.parametrize("path", ["/api/analyze/17/other", "/api/documentsx", "/llm"])
+async def test_what_was_never_served_is_not_found(endpoints: Endpoints, path: str) -> None:
+    assert (await endpoints.answer(Call(method="GET", path=path))).status == 404
+
+
+# POST /api/analyze, in the shape of one model and one text.
+
+
+async def test_a_text_is_analysed_by_one_model(endpoints: Endpoints) -> None:
+    """The latest version asked one model under the path of the first."""
+    reply = await ask(endpoints, "/api/analyze", {"text": "Hello", "model": "beta"})
+
+    found = told(reply)
+    assert (found["success"], found["model_used"], found["error"]) == (True, "beta", None)
+    assert found["analysis"]
+    assert found["orchestration"]["calls"] == 1
+
+
+async def test_a_text_without_a_model_is_for_the_default(endpoints: Endpoints) -> None:
+    """The old default is nobody's name here, and that is told."""
+    reply = await ask(endpoints, "/api/analyze", {"text": "Hello"})
+
+    assert told(reply)["success"]
+    assert "model" in told(reply)["orchestration"]["ignored"]
+    assert reply.headers["x-orchestrator-ignored"] == "model"
+
+
+@pytest.mark.parametrize(
+    ("body", "status"),
+    [
+        ({"text": ""}, 400),
+        ({"text": "Hello", "mode": "x"}, 400),
+        ({"text": "Hello", "temperature": 9}, 400),
+        ({"text": "Hello", "model": "nobody"}, 400),
+        ({"text": "Hello", "model": "broken"}, 500),
+    ],
+)
+async def test_a_text_that_cannot_be_served_is_refused_in_its_shape(
+    endpoints: Endpoints, body: dict[str, Any], status: int
+) -> None:
+    """`success` is false, and the error says why."""
+    reply = await ask(endpoints, "/api/analyze", body)
+
+    assert reply.status == status
+    assert told(reply)["success"] is False
+    assert told(reply)["error"]
+
+
+async def test_a_key_may_not_ask_for_anothers_model_by_a_text(endpoints: Endpoints) -> None:
+    reply = await ask(
+        endpoints,
+        "/api/analyze",
+        {"text": "Hello", "model": "beta"},
+        may_ask=lambda name: name == "alpha",
+    )
+
+    assert reply.status == 403
+
+
+# POST /orchestrator/feather, as its frontend sent it.
+
+
+async def test_the_frontends_feather_is_an_analysis(endpoints: Endpoints) -> None:
+    """What it put into `args` counts, and it is told in the words of `/api/analyze`."""
+    reply = await ask(
+        endpoints,
+        "/orchestrator/feather",
+        {
+            "prompt": "Hello",
+            "models": ["alpha", "beta"],
+            "args": {"pattern": "critique", "ultra_model": "beta", "output_format": "plain"},
+            "kwargs": {},
+        },
+    )
+
+    found = told(reply)
+    assert set(found["model_responses"]) == {"alpha", "beta"}
+    assert found["metadata"]["pattern"] == "critique"
+    assert found["metadata"]["ultra_model"] == "beta"
+    assert found["ultra_response"]
+
+
+async def test_the_frontends_feather_names_no_field_twice(endpoints: Endpoints) -> None:
+    """Nor one that means nothing."""
+    asked = {"prompt": "Hello", "models": ["alpha", "beta"]}
+    for more, param in (
+        ({"args": {"pattern": "critique"}, "pattern": "debate"}, "pattern"),
+        ({"args": {"depth": 3}}, "args.depth"),
+        ({"args": {}, "kwargs": {"depth": 3}}, "kwargs"),
+    ):
+        reply = await ask(endpoints, "/orchestrator/feather", {**asked, **more})
+
+        assert reply.status == 400
+        assert told(reply)["param"] == param
+
+
 @pytest.mark.parametrize(("method", "path"), OLDER)
 async def test_every_older_endpoint_is_served_and_says_what_to_use_instead(
     endpoints: Endpoints, method: str, path: str

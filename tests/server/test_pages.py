@@ -24,6 +24,7 @@ from adapters import MockAdapter, ModelConfig
 from orchestrator import EnhancedOrchestrator, OrchestratorConfig
 from orchestrator.config import PanelConfig
 from orchestrator.endpoints import ROUTES
+from orchestrator.endpoints.older import ROUTES as OLDER
 from orchestrator.server.app import create_app
 from orchestrator.server.describing import BODIES, PAGES, openapi
 from orchestrator.server.page import page
@@ -91,6 +92,29 @@ def test_every_route_is_described_with_what_it_wants() -> None:
     for schema in told["components"]["schemas"].values():
         Draft202012Validator.check_schema(schema)
     assert json.loads(json.dumps(told)) == told
+
+
+def test_what_is_only_for_older_callers_is_marked() -> None:
+    """In the description as in every reply; and nothing else is."""
+    marked = {
+        (method.upper(), path)
+        for path, methods in openapi()["paths"].items()
+        for method, told in methods.items()
+        if told.get("deprecated")
+    }
+
+    assert marked == set(OLDER)
+    assert all(openapi()["paths"][path][method.lower()]["summary"] for method, path in OLDER)
+
+
+async def test_a_path_of_old_is_told_apart_from_one_that_never_was(gateway: Any) -> None:
+    """Whatever is sent to it: a file for the documents of old is not read."""
+    gone = await gateway.client.post("/api/analyze-with-docs", files={"file": b"text"})
+    never = await gateway.client.post("/api/nothing", files={"file": b"text"})
+
+    assert (gone.status_code, never.status_code) == (410, 404)
+    assert "documents" in gone.json()["message"]
+    assert gone.headers["deprecation"]
 
 
 def test_the_page_needs_nothing_from_elsewhere() -> None:
