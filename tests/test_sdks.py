@@ -38,7 +38,7 @@ FAULTS: dict[str, Sequence[str]] = {
     # One for each who asks: a model that has said when to come again is asked no earlier.
     **{f"bad429-{who}": ("e429-seconds",) for who in ("whole", "streamed", "async", "claude")},
     "bad500": ("e500",),
-    "slow": ("gap100ms",),
+    "slow": ("gap600s",),
     "never": ("600s",),
 }
 USAGE: Any = {"include_usage": True}
