@@ -205,6 +205,54 @@ def test_tools_are_called_and_their_results_are_read(client: openai.OpenAI, mode
     assert answer.choices[0].message.content
 
 
+# Every parameter of openai's SDK at once, and which of them have no effect on an answer.
+EVERYTHING: dict[str, Any] = {
+    "audio": {"format": "mp3", "voice": "echo"},
+    "frequency_penalty": 1,
+    "function_call": "auto",
+    "functions": [{"name": "weather", "parameters": {}}],
+    "logit_bias": {"50256": -1},
+    "max_completion_tokens": 0,
+    "max_tokens": 0,
+    "metadata": {"team": "blue"},
+    "modalities": ["audio", "text"],
+    "n": 1,
+    "parallel_tool_calls": False,
+    "prediction": {"type": "content", "content": "Because"},
+    "presence_penalty": 1,
+    "response_format": {"type": "text"},
+    "seed": -1,
+    "service_tier": "default",
+    "stop": "###",
+    "store": False,
+    "stream_options": {"include_usage": True},
+    "temperature": 1,
+    "tool_choice": "none",
+    "tools": [pydantic_function_tool(Weather)] * 2,
+    "top_p": 1,
+    "user": "somebody",
+}
+WITHOUT_EFFECT = (
+    *("audio", "function_call", "functions", "max_completion_tokens", "max_tokens", "metadata"),
+    *("modalities", "prediction"),
+)
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_every_parameter_at_once_is_taken(house: House, stream: bool) -> None:
+    """What has no effect is said; the SDK's strict reading finds nothing wrong with the reply."""
+    with openai.OpenAI(**house.options, _strict_response_validation=True) as client:
+        raw = client.chat.completions.with_raw_response.create(
+            model="alpha", messages=HELLO, stream=stream, **EVERYTHING
+        )
+        told = [*raw.parse()] if stream else [raw.parse()]
+
+    assert told[-1].usage.completion_tokens > 0
+    ignored = set(raw.headers["x-orchestrator-ignored"].split(", "))
+    assert ignored - {"stream_options"} == set(WITHOUT_EFFECT)
+    assert ("stream_options" in ignored) is not stream
+
+
 Failing = tuple[dict[str, Any], type[openai.APIStatusError], str, str | None]
 ERRORS: list[Failing] = [
     ({"model": "bad400"}, openai.BadRequestError, "invalid_request", None),
