@@ -296,6 +296,7 @@ def test_a_stream_that_is_closed_ends_its_calls(
 ) -> None:
     """Each call that was on its way, seen by its provider."""
     progress = {"orchestration": {"progress": True}}
+    before = len(house.simulator.requests)
     with client.chat.completions.create(
         model=model, messages=HELLO, stream=True, extra_body=progress
     ) as stream:
@@ -303,7 +304,9 @@ def test_a_stream_that_is_closed_ends_its_calls(
         house.occupied()
     house.settled()
 
-    assert house.simulator.requests[-1].closed_by_client
+    ended = [*house.simulator.requests][before:]
+    assert ended
+    assert all(one.closed_by_client for one in ended)
 
 
 def test_models_are_listed_and_found(client: openai.OpenAI) -> None:
@@ -451,6 +454,37 @@ async def test_an_asynchronous_call_that_is_cancelled_ends_its_calls(
 
     assert asking.cancelled()
     assert house.simulator.requests[-1].closed_by_client
+
+
+# What is said to everybody.
+
+
+@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize(
+    ("path", "body", "ignored"),
+    [
+        ("/v1/chat/completions", {"messages": HELLO, "store": True}, "store"),
+        ("/v1/responses", {"input": "Hi", "store": True}, "store"),
+        (
+            "/v1/messages",
+            {"messages": HELLO, "max_tokens": 50, "speed": "fast"},
+            "speed",
+        ),
+    ],
+)
+def test_headers_say_what_has_no_effect(
+    house: House, path: str, body: dict[str, Any], ignored: str, stream: bool
+) -> None:
+    """Of a stream as of a whole reply, whatever the words of its body."""
+    reply = httpx.post(
+        house.gateway.base_url + path,
+        json={"model": "alpha", "stream": stream, **body},
+        headers={"authorization": f"Bearer {house.key}"},
+        timeout=60,
+    )
+
+    assert reply.status_code == 200
+    assert reply.headers["x-orchestrator-ignored"] == ignored
 
 
 # anthropic, over the gateway's socket.

@@ -41,7 +41,8 @@ async def answer(service: Service, call: Call) -> Reply:
     providers = _providers(service, _target(service, wanted))
     asked = asked_of(body, providers=providers, headers=call.headers, tenant=call.tenant)
     if asked.is_streamed:
-        return await streamed(service, _events(service, asked), failure=failure)
+        told = orchestration.ignored_header(asked.ignored)
+        return await streamed(service, _events(service, asked), headers=told, failure=failure)
     response = await service.engine.execute_request(asked.requests[0])
     return json_reply(message(asked, response), orchestration.headers([response], asked.ignored))
 
@@ -56,9 +57,10 @@ async def count(service: Service, call: Call) -> Reply:
     asked = CompletionRequest(messages=request.messages or (), tools=request.tools)
     pictures = _pictures(asked) * adapter.image_tokens()
     told = {"estimated": True, "deployment": first, **({"ignored": ignored} if ignored else {})}
-    headers = {"x-orchestrator-ignored": ", ".join(ignored)} if ignored else {}
     tokens = adapter.estimate(asked).prompt_tokens + pictures
-    return json_reply({"input_tokens": tokens, "orchestration": told}, headers)
+    return json_reply(
+        {"input_tokens": tokens, "orchestration": told}, orchestration.ignored_header(ignored)
+    )
 
 
 def speaks_anthropic(path: str) -> bool:

@@ -559,9 +559,9 @@ async def _stream_query(service: Service, call: Call) -> Reply:
     body = read_body(StreamedQuery, call.body)
     run = _query(service, call, body)
     frames = Frames(service, body.stream_stages)
-    reply = await streamed(service, _frames(service, run, body, frames), failure=frames.failure)
-    ignored = {"x-orchestrator-ignored": ", ".join(run.ignored)} if run.ignored else {}
-    return replace(reply, headers={**reply.headers, **ignored})
+    pieces = _frames(service, run, body, frames)
+    headers = orchestration.ignored_header(run.ignored)
+    return await streamed(service, pieces, headers=headers, failure=frames.failure)
 
 
 async def _frames(

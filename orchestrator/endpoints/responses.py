@@ -26,7 +26,9 @@ async def answer(service: Service, call: Call) -> Reply:
         def failure(fault: Fault) -> bytes:
             return _events(told.failed(fault))
 
-        return await streamed(service, _pieces(service, asked.request, told), failure=failure)
+        pieces = _pieces(service, asked.request, told)
+        headers = orchestration.ignored_header(asked.ignored)
+        return await streamed(service, pieces, headers=headers, failure=failure)
     response = await service.engine.execute_request(asked.request)
     return json_reply(
         response_json(asked, response),
