@@ -657,16 +657,16 @@ CODE = [
     "1; ATTACH DATABASE '/tmp/x' AS x",
     "x'); INSERT INTO ledger_usage VALUES (1); --",
     "\\'; VACUUM; --",
-    "{{ 7 * 191 }}",
+    "{{ 70001 * 190001 }}",
     "{% for x in ().__class__.__base__.__subclasses__() %}{{ x }}{% endfor %}",
-    "${7*191} #{7*191} <%= 7*191 %> *{7*191}",
+    "${70001*190001} #{70001*190001} <%= 70001*190001 %> *{70001*190001}",
     "{0.__class__.__init__.__globals__} {question} %(question)s %s%n",
     "{{ config }} {{ self }} ${HOME} $(id) `id`",
     "__import__('os').system('id')",
     "<script>alert(1)</script>",
     "!!python/object/apply:os.system ['id']",
 ]
-COMPUTED = re.compile(r"1337|uid=\d|<class |sha256\b.*[0-9a-f]{64}")
+COMPUTED = re.compile(r"13300260001|uid=\d|<class |sha256\b.*[0-9a-f]{64}")
 
 
 def placed(code: str) -> Iterator[tuple[str, dict[str, Any], dict[str, str]]]:
