@@ -8,7 +8,7 @@ NANO = 10**9  # nano-dollars in a dollar
 
 Dimension = Literal["money_nanousd", "tokens", "calls", "time_ms"]
 DIMENSIONS: tuple[Dimension, ...] = ("money_nanousd", "tokens", "calls", "time_ms")
-ScopeKind = Literal["run", "key", "deployment", "global"]
+ScopeKind = Literal["run", "batch", "key", "deployment", "global"]
 Every = Literal["minute", "hour", "day", "month"]
 
 
@@ -77,8 +77,8 @@ class Caps:
 class Scope:
     """Whose spending is counted together, over what time, and how much of it there may be.
 
-    `name` is the run's id, the caller's key id or the deployment; empty for `global`. A run has no
-    window: `every` is None.
+    `name` is the id of the run or of the batch, the caller's key id or the deployment; empty for
+    `global`. Runs and batches have no window: `every` is None.
     """
 
     kind: ScopeKind

@@ -377,10 +377,16 @@ class BaseOrchestrator:
 
     # Runs.
 
-    async def execute_request(self, request: RequestConfig) -> OrchestratorResponse:
+    async def execute_request(
+        self, request: RequestConfig, *, failed: Callable[[Receipt], None] | None = None
+    ) -> OrchestratorResponse:
         """The answer to a request: what `stream_request` ends in.
 
         Nobody watches it come, so every model is asked for its answer in one piece.
+
+        Args:
+            request: What is asked.
+            failed: Is told the receipt of a run that came to no answer, before its error is raised.
 
         Raises:
             UnknownModel: the request names nothing that is configured.
@@ -400,6 +406,8 @@ class BaseOrchestrator:
             return _outcome(task)
         finally:
             await _end({task})
+            if failed is not None and run.failed is not None:
+                failed(run.failed)
 
     async def embed(self, what: EmbeddingRequest, request: RequestConfig) -> EmbeddingsResponse:
         """A vector for each input, from a deployment or a route.
@@ -643,7 +651,7 @@ class BaseOrchestrator:
         if run.open_stage is not None:
             run.end_stage(run.open_stage, "failed")
         message = describe(error)
-        receipt = run.receipt("failed", (*run.causes, message), type(error).__name__)
+        receipt = run.failed = run.receipt("failed", (*run.causes, message), type(error).__name__)
         self._keep_receipt(run, receipt)
         run.channel.put(RunFailed(error=type(error).__name__, message=message, receipt=receipt))
 

@@ -18,6 +18,8 @@ OrchestratorError
     ReservationClosed              a reservation is settled or released a second time
   CacheError                       the cache cannot be looked into or emptied
   JournalError                     a journal cannot be written, or resumed from
+  BatchError                       what a batch has come to cannot be written, or read back
+    BatchInUse                     another process is at this very output
   KeysError                        the file of the gateway's keys cannot be used, or lacks a key
   Diverged                         asked to go on with an answer, a model began another one
 """
@@ -158,6 +160,14 @@ class ReservationClosed(LedgerError):
 
 class JournalError(OrchestratorError):
     """A run cannot be journaled, or cannot be resumed from its journal."""
+
+
+class BatchError(OrchestratorError):
+    """What a batch has come to cannot be written, or read back; what was written before stands."""
+
+
+class BatchInUse(BatchError):
+    """Another process is at this very output; two would pay for the same rows twice."""
 
 
 class KeysError(OrchestratorError):

@@ -539,7 +539,7 @@ def refusal(
     shown = partial(say, dimension)
     spent, held = getattr(standing.spent, dimension), getattr(standing.held, dimension)
     wanted = getattr(needed, dimension)
-    remedies = [_RAISE["run" if scope.kind == "run" else "window"].format(_LIMITS[dimension])]
+    remedies = [_RAISE.get(scope.kind, _RAISE["window"]).format(_LIMITS[dimension])]
     if wanted <= cap and scope.every is not None:
         opens = windows.moment(windows.closes(scope.every, now_ms))
         remedies.insert(0, f"wait until {opens:%Y-%m-%d %H:%M} UTC")
@@ -564,6 +564,7 @@ _LIMITS: Mapping[Dimension, str] = {
 }
 _RAISE = {
     "run": "raise budgets.per_run.{0} or the limit of the request",
+    "batch": "raise --max-cost",
     "window": "raise {0} in budgets.windows",
 }
 

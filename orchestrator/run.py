@@ -52,6 +52,7 @@ class Run:
         scopes: The budgets that all its calls count in.
         max_tokens: How long any answer may be, where a budget had to be fitted.
         shrunk: What gave way so that the run fits its budget.
+        failed: The receipt, once it has come to no answer.
     """
 
     def __init__(
@@ -104,6 +105,7 @@ class Run:
         self.missing: tuple[str, ...] = ()
         self.notes: tuple[str, ...] = ()
         self.pattern: Pattern | None = None
+        self.failed: Receipt | None = None
 
     @property
     def ends_s(self) -> float:

@@ -40,6 +40,7 @@ USAGE_ERRORS = (
     errors.PatternError,
     errors.UnknownModel,
     errors.InvalidRun,
+    errors.BatchInUse,
     errors.KeysError,
     MissingVariable,
 )

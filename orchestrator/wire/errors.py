@@ -119,6 +119,8 @@ _ROWS: Mapping[type[BaseException], _Row] = {
     errors.DeploymentBusy: _Row(503, _SERVER, "deployment_busy"),
     errors.BreakerOpen: _Row(503, _SERVER, "breaker_open"),
     errors.RateExceeded: _Row(429, _LIMIT, "rate_limit_exceeded"),
+    errors.BatchError: _Row(500, _SERVER, "batch_unusable", False),
+    errors.BatchInUse: _Row(409, _INVALID, "batch_in_use", False),
     errors.KeysError: _Row(503, _SERVER, "keys_unavailable"),
     errors.LedgerError: _Row(503, _SERVER, "ledger_unavailable"),
     errors.ReservationClosed: _Row(500, _SERVER, "reservation_closed", False),

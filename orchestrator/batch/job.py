@@ -1,0 +1,367 @@
+"""A whole batch: what is left of it is answered, and what there is becomes the output."""
+
+import asyncio
+import os
+import signal
+import sys
+import threading
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager, suppress
+from dataclasses import asdict, dataclass, field
+from itertools import chain, islice
+from pathlib import Path
+from typing import Protocol
+
+import orjson
+
+from orchestrator.batch.answering import Ask, Plan, answerer
+from orchestrator.batch.outcome import Outcome
+from orchestrator.batch.parts import Heading, Index, Part, PartsFolder, Scanned, read_part
+from orchestrator.batch.processes import crew
+from orchestrator.batch.work import AnyRow, Keeper, LocalKeeper, Stop, Tally, Why, Work
+from orchestrator.clock import SystemClock, new_nonce
+from orchestrator.config import OrchestratorConfig
+
+SMALL = 50  # rows that are not worth the start of several processes
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Order:
+    """What is to be done.
+
+    Attributes:
+        output: Where outcomes go once every row has one. Its parts are kept beside it.
+        rows: Opens the input, from its first row.
+        source: Which input it is, and in which state; "" where nobody can know, as of stdin.
+        config: The configuration.
+        make_ask: Makes what turns a row into a request; called once in each process.
+        config_digest: What decides on answers, configuration and options.
+        write: Writes outcomes to a file, which is whole or not there.
+        shape: What decides on the output besides answers: which rows, in which form.
+        is_slow: Whether a row may have to be waited for.
+        concurrency: How many rows are under way at a time, in all processes together.
+        workers: In how many processes; None is one a core, where there are rows enough.
+        max_cost_nanousd: The most it may cost; None where nobody has said.
+        max_time_s: After how long nothing more is asked.
+        retries_failed: Whether rows that have failed before are asked again.
+        is_fresh: Whether to forget what there is, and to begin anew.
+        is_unordered: Whether outcomes are written in the order in which they came.
+        keeps_receipts: Whether outcomes hold the receipts of their runs.
+        total: How many rows there are, as far as that is known.
+    """
+
+    output: Path
+    rows: Callable[[], Iterator[AnyRow]]
+    source: str
+    config: OrchestratorConfig
+    make_ask: Callable[[OrchestratorConfig], Ask]
+    config_digest: str
+    write: Callable[[Iterator[Outcome], Path], None]
+    shape: str = ""
+    is_slow: bool = False
+    concurrency: int = 64
+    workers: int | None = None
+    max_cost_nanousd: int | None = None
+    max_time_s: float | None = None
+    retries_failed: bool = False
+    is_fresh: bool = False
+    is_unordered: bool = False
+    keeps_receipts: bool = False
+    total: int | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Result:
+    """What it came to.
+
+    Attributes:
+        tally: How far it has come.
+        why: Why it has stopped before its end; "" if it has not.
+        message: What is to be told about that.
+        is_complete: Whether every row has an outcome, and the output is written.
+        was_finished: Whether there was nothing to do at all.
+    """
+
+    tally: Tally
+    why: Why = ""
+    message: str = ""
+    is_complete: bool = True
+    was_finished: bool = False
+
+
+class Watcher(Protocol):
+    """Somebody who is told how it goes."""
+
+    @property
+    def period_s(self) -> float:
+        """How often."""
+
+    def found(self, scanned: Scanned, order: Order, *, source_changed: bool) -> None:
+        """What was there already has been read; nothing has been asked yet."""
+
+    def show(self, tally: Tally) -> None:
+        """How far it has come."""
+
+    def stopping(self, why: Why, tally: Tally) -> None:
+        """Nothing more is asked; what is under way goes on."""
+
+
+@dataclass(slots=True)
+class _Run:
+    """One start of a batch, with the lock taken."""
+
+    order: Order
+    folder: PartsFolder
+    watcher: Watcher
+    scanned: Scanned
+    stop: Stop = field(default_factory=Stop)
+
+    async def go(self) -> Result:
+        order = self.order
+        rows, workers = _divided(order)
+        heading = Heading(
+            batch=self.scanned.heading.batch if self.scanned.heading else new_nonce()[:16],
+            config=order.config_digest,
+            source=order.source,
+        )
+        number = self.folder.next_number()
+        part = Part(self.folder.part(number), heading)
+        work = Work(
+            self._keeper(heading, part, workers),
+            index=self.scanned.index,
+            part=part,
+            concurrency=order.concurrency,
+            stop=self.stop,
+            clock=SystemClock(),
+            retries_failed=order.retries_failed,
+        )
+        work.tally.total = order.total
+        work.tally.spent_nanousd = self.scanned.cost_nanousd
+        is_cut = False
+        try:
+            async with _ringing(order.max_time_s, self.stop), self._watched(work.tally):
+                await work.run(rows, is_slow=order.is_slow)
+        except asyncio.CancelledError:
+            is_cut = True
+        finally:
+            part.close()
+        if work.is_complete and not is_cut:
+            self._finish(work)
+            return Result(tally=work.tally)
+        return Result(
+            tally=work.tally, why=self.stop.why, message=self.stop.message, is_complete=False
+        )
+
+    @asynccontextmanager
+    async def _keeper(self, heading: Heading, part: Part, workers: int) -> AsyncIterator[Keeper]:
+        order = self.order
+        plan = Plan(
+            config=order.config,
+            make_ask=order.make_ask,
+            heading=heading,
+            folder=self.folder.path,
+            concurrency=order.concurrency,
+            max_cost_nanousd=order.max_cost_nanousd,
+            keeps_receipts=order.keeps_receipts,
+        )
+        spent = self.scanned.cost_nanousd
+        if workers > 1:
+            async with crew(plan, workers, part, self.stop.event, spent_nanousd=spent) as keeper:
+                yield keeper
+            return
+        async with answerer(plan, self.stop.event, spent_nanousd=spent) as answer:
+            yield LocalKeeper(answer, part)
+
+    @asynccontextmanager
+    async def _watched(self, tally: Tally) -> AsyncIterator[None]:
+        """Tell how it goes, and heed who has heard enough: once, or twice for at once."""
+        telling = asyncio.create_task(self._tell(tally))
+        try:
+            with _heard(self._interrupted(tally)):
+                yield
+        finally:
+            telling.cancel()
+            self.watcher.show(tally)
+
+    async def _tell(self, tally: Tally) -> None:
+        clock, told = SystemClock(), False
+        stopping = asyncio.ensure_future(self.stop.event.wait())
+        try:
+            while True:
+                self.watcher.show(tally)
+                if stopping.done() and not told:
+                    told = True
+                    self.watcher.stopping(self.stop.why, tally)
+                if told:
+                    await clock.sleep(self.watcher.period_s)
+                else:
+                    await clock.first_done([stopping], self.watcher.period_s)
+        finally:
+            stopping.cancel()
+
+    def _interrupted(self, tally: Tally) -> Callable[[], None]:
+        task, presses = asyncio.current_task(), []
+
+        def hear() -> None:
+            presses.append(1)
+            self.stop("interrupted")
+            if len(presses) > 1 and task is not None:
+                task.cancel()
+
+        return hear
+
+    def _finish(self, work: Work) -> None:
+        """Make the output of the parts as they stand on the disk, and write down that it is so."""
+        order = self.order
+        index = self.folder.scan(order.config_digest).index
+        outcomes = _as_they_came if order.is_unordered else _in_order
+        order.write(outcomes(self.folder, index, work.seen), order.output)
+        mark = {
+            "is": _identity(order),
+            "output": _state_of(order.output),
+            "tally": asdict(work.tally),
+        }
+        _write_mark(self.folder.mark, orjson.dumps(mark))
+
+
+def run_batch(order: Order, watcher: Watcher) -> Result:
+    """Answer every row of an input that has no outcome yet, and write the output.
+
+    It may be killed at any moment: run again, it goes on where it was.
+
+    Raises:
+        BatchInUse: another process is at this output.
+        BatchError: outcomes cannot be written down or read back.
+        LedgerError: spending cannot be counted.
+        UnknownPrice: money is limited, and nobody knows what a model costs.
+    """
+    folder = PartsFolder(order.output)
+    with folder.lock():
+        if order.is_fresh:
+            folder.clear()
+        finished = _finished(folder, order)
+        if finished is not None:
+            return Result(tally=finished, was_finished=True)
+        scanned = folder.scan(order.config_digest)
+        before = scanned.heading
+        watcher.found(
+            scanned,
+            order,
+            source_changed=before is not None and before.source != order.source,
+        )
+        return asyncio.run(_start(order, folder, watcher, scanned))
+
+
+async def _start(order: Order, folder: PartsFolder, watcher: Watcher, scanned: Scanned) -> Result:
+    return await _Run(order, folder, watcher, scanned).go()
+
+
+def source_identity(path: Path) -> str:
+    """Which file it is, and in which state."""
+    return f"{path.absolute()}|{_state_of(path)}"
+
+
+def _divided(order: Order) -> tuple[Iterator[AnyRow], int]:
+    """The rows, and in how many processes they are answered: a few are not worth several."""
+    rows = order.rows()
+    if order.workers is not None or order.is_slow:
+        return rows, order.workers or 1
+    first = list(islice(rows, SMALL))
+    cores = len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
+    workers = 1 if len(first) < SMALL else min(cores, order.concurrency)
+    return chain(first, rows), workers
+
+
+# What there is.
+
+
+def _in_order(folder: PartsFolder, index: Index, seen: bytearray) -> Iterator[Outcome]:
+    """Every row's outcome, in the order of the input."""
+    return folder.read(place for position, place in index.places() if _is_seen(seen, position))
+
+
+def _as_they_came(folder: PartsFolder, index: Index, seen: bytearray) -> Iterator[Outcome]:
+    """Every row's outcome, in the order in which it was written."""
+    for path in folder.paths():
+        for outcome, place in read_part(path):
+            entry = index.find(outcome.position)
+            if entry is not None and entry.place == place and _is_seen(seen, outcome.position):
+                yield outcome
+
+
+def _is_seen(seen: bytearray, position: int) -> bool:
+    return position < len(seen) and bool(seen[position])
+
+
+def _identity(order: Order) -> str:
+    """What a finished output must be of to be the one that is wanted; "" if nobody can know."""
+    return f"{order.config_digest}|{order.shape}|{order.source}" if order.source else ""
+
+
+def _finished(folder: PartsFolder, order: Order) -> Tally | None:
+    """What the batch has come to, if it has ended and nothing has changed since."""
+    try:
+        mark = orjson.loads(folder.mark.read_bytes())
+        tally = Tally(**mark["tally"])
+        is_same = mark["is"] == _identity(order) != "" and mark["output"] == _state_of(order.output)
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+    if not is_same or (order.retries_failed and tally.all_failed):
+        return None
+    return tally
+
+
+def _state_of(path: Path) -> str:
+    try:
+        status = path.stat()
+    except OSError:
+        return "none"
+    return f"{status.st_size}|{status.st_mtime_ns}"
+
+
+def _write_mark(path: Path, content: bytes) -> None:
+    """Write it whole, or not at all. Without it the next start reads the parts; no more is lost."""
+    draft = path.with_suffix(".draft")
+    with suppress(OSError):
+        draft.write_bytes(content)
+        draft.replace(path)
+
+
+# What ends it early.
+
+
+@asynccontextmanager
+async def _ringing(limit_s: float | None, stop: Stop) -> AsyncIterator[None]:
+    """Stop after so long."""
+    if limit_s is None:
+        yield
+        return
+
+    async def ring() -> None:
+        await SystemClock().sleep(limit_s)
+        stop("time", f"the {limit_s:g} s of --max-time are over")
+
+    bell = asyncio.create_task(ring())
+    try:
+        yield
+    finally:
+        bell.cancel()
+
+
+@contextmanager
+def _heard(hear: Callable[[], None]) -> Iterator[None]:
+    """Have Ctrl-C and SIGTERM heard, where this is the thread that is told of them."""
+    signals = (signal.SIGINT, signal.SIGTERM)
+    if threading.current_thread() is not threading.main_thread() or sys.platform == "win32":
+        yield
+        return
+    loop = asyncio.get_running_loop()
+    before = {one: signal.getsignal(one) for one in signals}
+    for one in signals:
+        loop.add_signal_handler(one, hear)
+    try:
+        yield
+    finally:
+        for one, handler in before.items():
+            loop.remove_signal_handler(one)
+            signal.signal(one, handler)
