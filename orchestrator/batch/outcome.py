@@ -1,6 +1,7 @@
 """What has come of a row."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Literal
 
 RowStatus = Literal["complete", "degraded", "partial", "failed"]
@@ -67,6 +68,9 @@ class Outcome:
         failure: Why there is none.
         receipt: The record of the run, where receipts are wanted.
         is_repeated: Whether the answer is that of an equal row, and nothing was paid for this one.
+        ignored: What the row says that had no effect, and why.
+        agreement: Which part of the drafts says what the answer says, 0 to 1, where that was
+            counted. It tells how many agree, not how likely they are right.
     """
 
     position: int
@@ -87,6 +91,8 @@ class Outcome:
     failure: Failure | None = None
     receipt: dict[str, object] | None = None
     is_repeated: bool = False
+    ignored: Mapping[str, str] = field(default_factory=dict)
+    agreement: float | None = None
 
     @property
     def cost_nanousd(self) -> int:

@@ -17,6 +17,7 @@ from orchestrator.errors import InvalidRun
 from orchestrator.prompts import conversation
 from orchestrator.wire.reading import DEPTH, depth
 
+LEVELS = DEPTH - 8  # of an answer; what is written has some around it, and is to be read again
 MOST_CHARACTERS = 300  # of what is said about an answer; it quotes from it
 
 _FENCED = re.compile(r"\s*```\w*\s*\n(.*)\n\s*```\s*", re.DOTALL)
@@ -73,8 +74,8 @@ class AnswerReader:
             value = json.loads(fenced[1] if fenced else text, parse_constant=_no_number)
         except (ValueError, RecursionError) as error:
             return Parsed(problem=_cut(f"it is not JSON: {error}"))
-        if depth(value) > DEPTH:
-            return Parsed(problem=f"it nests more than {DEPTH} levels deep")
+        if depth(value) > LEVELS:
+            return Parsed(problem=f"it nests more than {LEVELS} levels deep")
         return self._checked(value)
 
     def _checked(self, value: object) -> Parsed:
