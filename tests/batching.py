@@ -9,9 +9,9 @@ from typing import Any
 
 import orjson
 
-from orchestrator.batch.answering import Ask
+from orchestrator.batch.asking import Question
 from orchestrator.batch.job import Order, source_identity
-from orchestrator.batch.outcome import Outcome
+from orchestrator.batch.outcome import Failure, Outcome
 from orchestrator.batch.parts import Scanned
 from orchestrator.batch.rows import BadRow, Row
 from orchestrator.batch.work import Tally, Why
@@ -41,11 +41,9 @@ def numbered(count: int) -> list[dict[str, str]]:
     return [{"prompt": f"Say the number {number}."} for number in range(count)]
 
 
-def asking(config: OrchestratorConfig, *, model: str) -> Ask:
-    def ask(row: Row) -> RequestConfig:
-        return RequestConfig(prompt=str(row.fields["prompt"]), model=model, seed=1)
-
-    return ask
+def asking(row: Row, *, model: str) -> Question | Failure:
+    request = RequestConfig(prompt=str(row.fields["prompt"]), model=model, seed=1)
+    return Question(request=request)
 
 
 def plain(outcome: Outcome) -> dict[str, Any]:
@@ -76,7 +74,7 @@ def order(
         rows=partial(read_rows, rows),
         source=source_identity(rows),
         config=config,
-        make_ask=partial(asking, model=model),
+        ask=partial(asking, model=model),
         config_digest="digest",
         write=write_plainly,
         workers=1,

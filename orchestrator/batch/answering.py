@@ -11,9 +11,11 @@ from typing import Any, Protocol
 import orjson
 
 from orchestrator.amounts import NANO, Amount, Caps, Scope, usd
+from orchestrator.batch.asking import Question
 from orchestrator.batch.outcome import Failure, ModelUse, Outcome
 from orchestrator.batch.parts import Heading
 from orchestrator.batch.rows import BadRow, Row
+from orchestrator.batch.schemas import AnswerReader, Parsed, asked_again
 from orchestrator.breaker import BreakerState
 from orchestrator.budget import Quote
 from orchestrator.clock import Clock, SystemClock
@@ -32,7 +34,7 @@ from orchestrator.panel import describe
 from orchestrator.responses import OrchestratorResponse, Receipt
 from orchestrator.wire.errors import fault_of
 
-Ask = Callable[[Row], RequestConfig]
+Ask = Callable[[Row], Question | Failure]
 
 FATAL = (LedgerError, UnknownPrice, BatchError)  # no other row would fare better
 
@@ -48,7 +50,7 @@ class Plan:
 
     Attributes:
         config: The configuration, as it is for one of the processes.
-        make_ask: Makes what turns a row into a request; called once in each process.
+        ask: Turns a row into a request.
         heading: What parts are headed with.
         folder: Where parts are written.
         concurrency: How many rows are under way at a time, in this process.
@@ -57,7 +59,7 @@ class Plan:
     """
 
     config: OrchestratorConfig
-    make_ask: Callable[[OrchestratorConfig], Ask]
+    ask: Ask
     heading: Heading
     folder: Path
     concurrency: int = 64
@@ -148,7 +150,8 @@ class Cap:
             cap = self.scope.caps.money_nanousd or 0
             self._is_reached = LimitReached(
                 f"The batch may cost {usd(cap)}; {usd(refusal.spent.money_nanousd)} of it is "
-                f"spent, and the next row may cost up to {usd(needed_nanousd)}"
+                f"spent, and the next row may cost up to {usd(needed_nanousd)}; raise --max-cost, "
+                "or lower what a row may cost with --max-tokens"
             )
 
     async def settle(self, held: str, spent_nanousd: int) -> None:
@@ -191,6 +194,7 @@ class Answerer:
         self._keeps_receipts = keeps_receipts
         self._stopping = stopping
         self._clock = clock or SystemClock()
+        self._known_reader: tuple[dict[str, object], AnswerReader] | None = None
 
     async def __call__(self, row: Row) -> Outcome:
         """What comes of a row.
@@ -200,12 +204,12 @@ class Answerer:
             UnknownPrice: money is limited, and nobody knows what a model costs.
             LedgerError: spending cannot be counted.
         """
-        began_s = self._clock.monotonic()
+        question = self._ask(row)
+        if isinstance(question, Failure):
+            return _unasked(row, question, self._clock.now().timestamp())
         receipts: list[Receipt] = []
-        request: RequestConfig | None = None
         try:
-            request = self._ask(row)
-            response = await self._patiently(request, receipts.append)
+            outcome = await self._read_answer(row, question.request, receipts)
         except (NotAsked, *FATAL):
             raise
         except BudgetExceeded as refusal:
@@ -214,16 +218,37 @@ class Answerer:
             outcome = failed(row, refusal)
         except Exception as error:  # noqa: BLE001 - one row's bug must not end the others
             outcome = failed(row, error)
-        else:
-            receipts.append(response.receipt)
-            outcome = _answered(row, response, wants_json=_wants_json(request))
         return replace(
             outcome,
             at_s=self._clock.now().timestamp(),
-            elapsed_s=self._clock.monotonic() - began_s,
-            model=(request.model or "") if request else "",
+            model=question.request.model or "",
+            ignored=dict(question.ignored),
             **self._told_of(receipts),
         )
+
+    async def _read_answer(
+        self, row: Row, request: RequestConfig, receipts: list[Receipt]
+    ) -> Outcome:
+        """The answer, asked for once more where it is not the JSON that was wanted."""
+        reader = self._reader(request)
+        response = await self._patiently(request, receipts)
+        if reader is None or response.tool_calls:
+            return _answered(row, response, Parsed())
+        parsed = reader.read(response.content)
+        if parsed.problem:
+            once_more = asked_again(request, response.content, parsed.problem)
+            response = await self._patiently(once_more, receipts)
+            parsed = reader.read(response.content)
+        return _answered(row, response, parsed)
+
+    def _reader(self, request: RequestConfig) -> AnswerReader | None:
+        """What reads the answers to such a request; most often it is that of the row before."""
+        wanted = request.response_format
+        if wanted is None:
+            return None
+        if self._known_reader is None or self._known_reader[0] != wanted:
+            self._known_reader = (wanted, AnswerReader(wanted))
+        return self._known_reader[1]
 
     def breakers(self) -> dict[str, str]:
         """Which deployments are left alone, and how."""
@@ -234,23 +259,27 @@ class Answerer:
         """What the receipts of a row's runs say: one, unless models were left alone at first."""
         if not receipts:
             return {}
-        told: dict[str, Any] = {"run_id": receipts[-1].run_id, "use": _use(receipts)}
+        told: dict[str, Any] = {
+            "run_id": receipts[-1].run_id,
+            "elapsed_s": sum(receipt.elapsed_s for receipt in receipts),
+            "use": _use(receipts),
+        }
         if self._keeps_receipts:
             told["receipt"] = orjson.loads(receipts[-1].to_json(indent=None))
         return told
 
     async def _patiently(
-        self, request: RequestConfig, failed: Callable[[Receipt], None]
+        self, request: RequestConfig, receipts: list[Receipt]
     ) -> OrchestratorResponse:
         """Wait for models that are left alone for a while, instead of failing row after row."""
         for _ in range(BUSY_TRIES):
             try:
-                return await self._within_cap(request, failed)
+                return await self._within_cap(request, receipts)
             except (DeploymentBusy, NoDeploymentLeft) as error:
                 if error.retry_after_s is None:
                     raise
                 await self._wait(min(max(error.retry_after_s, OTHERS_S), BUSY_S))
-        return await self._within_cap(request, failed)
+        return await self._within_cap(request, receipts)
 
     async def _wait(self, delay_s: float) -> None:
         bell = asyncio.ensure_future(self._stopping.wait())
@@ -262,10 +291,10 @@ class Answerer:
             raise NotAsked
 
     async def _within_cap(
-        self, request: RequestConfig, failed: Callable[[Receipt], None]
+        self, request: RequestConfig, receipts: list[Receipt]
     ) -> OrchestratorResponse:
         if self._cap is None:
-            return await self._engine.execute_request(request, failed=failed)
+            return await self._run(request, receipts)
         quote = await self._engine.quote(request)
         needed = quote.full.amount.money_nanousd
         if quote.unknown_prices:
@@ -276,36 +305,28 @@ class Answerer:
                 f"models.{quote.unknown_prices[0]}"
             )
         if not needed:
-            return await self._engine.execute_request(request, failed=failed)
-        return await self._held(request, needed, self._cap, failed)
+            return await self._run(request, receipts)
+        return await self._held(request, needed, self._cap, receipts)
 
     async def _held(
-        self,
-        request: RequestConfig,
-        needed_nanousd: int,
-        cap: Cap,
-        failed: Callable[[Receipt], None],
+        self, request: RequestConfig, needed_nanousd: int, cap: Cap, receipts: list[Receipt]
     ) -> OrchestratorResponse:
         """Run it with what is held for it as its limit; what it did not need goes back."""
-        ended: list[Receipt] = []
-
-        def note(receipt: Receipt) -> None:
-            ended.append(receipt)
-            failed(receipt)
-
-        limit = {"max_cost_usd": Decimal(needed_nanousd) / NANO}
+        limited = request.model_copy(update={"max_cost_usd": Decimal(needed_nanousd) / NANO})
         held = await cap.hold(needed_nanousd)
-        spent = needed_nanousd  # of a run that was broken off nobody knows better
+        spent, before = needed_nanousd, len(receipts)  # of one broken off nobody knows better
         try:
-            limited = request.model_copy(update=limit)
             try:
-                response = await self._engine.execute_request(limited, failed=note)
-                ended.append(response.receipt)
+                return await self._run(limited, receipts)
             finally:
-                if ended:
-                    spent = await self._spent_in(ended[-1].run_id)
+                if len(receipts) > before:
+                    spent = await self._spent_in(receipts[-1].run_id)
         finally:
             await asyncio.shield(cap.settle(held, spent))
+
+    async def _run(self, request: RequestConfig, receipts: list[Receipt]) -> OrchestratorResponse:
+        response = await self._engine.execute_request(request, failed=receipts.append)
+        receipts.append(response.receipt)
         return response
 
     async def _spent_in(self, run_id: str) -> int:
@@ -342,7 +363,7 @@ async def answerer(
         engine = await stack.enter_async_context(EnhancedOrchestrator(plan.config, ledger=ledger))
         yield Answerer(
             engine,
-            plan.make_ask(plan.config),
+            plan.ask,
             stopping=stopping,
             cap=cap,
             ledger=ledger,
@@ -394,18 +415,32 @@ def repeated(outcome: Outcome, row: Row, at_s: float) -> Outcome:
     )
 
 
-def _wants_json(request: RequestConfig) -> bool:
-    asked = request.response_format
-    return asked is not None and asked.get("type") in {"json_schema", "json_object"}
-
-
-def _answered(row: Row, response: OrchestratorResponse, *, wants_json: bool) -> Outcome:
+def _unasked(row: Row, failure: Failure, at_s: float) -> Outcome:
     return Outcome(
         position=row.position,
         line=row.line,
         custom_id=row.custom_id,
         digest=row.digest,
-        status=response.status,
+        status="failed",
+        at_s=at_s,
+        failure=failure,
+    )
+
+
+def _answered(row: Row, response: OrchestratorResponse, parsed: Parsed) -> Outcome:
+    failure = None
+    if parsed.problem:
+        failure = Failure(
+            kind="InvalidAnswer",
+            message=f"the answer is not what the schema wants, asked twice: {parsed.problem}",
+            status=502,
+        )
+    return Outcome(
+        position=row.position,
+        line=row.line,
+        custom_id=row.custom_id,
+        digest=row.digest,
+        status="failed" if failure else response.status,
         text=response.content,
         tool_calls=tuple(
             {
@@ -415,18 +450,11 @@ def _answered(row: Row, response: OrchestratorResponse, *, wants_json: bool) -> 
             }
             for call in response.tool_calls
         ),
-        parsed=_parsed(response.content) if wants_json else None,
+        parsed=parsed.value,
         finish_reason=response.finish_reason,
         causes=response.causes,
+        failure=failure,
     )
-
-
-def _parsed(text: str) -> object:
-    try:
-        parsed: object = orjson.loads(text)
-    except ValueError:
-        return None
-    return parsed
 
 
 def _use(receipts: list[Receipt]) -> tuple[ModelUse, ...]:

@@ -22,7 +22,7 @@ from orchestrator.batch.work import AnyRow, Keeper, LocalKeeper, Stop, Tally, Wh
 from orchestrator.clock import SystemClock, new_nonce
 from orchestrator.config import OrchestratorConfig
 
-SMALL = 50  # rows that are not worth the start of several processes
+SMALL = 500  # rows that are not worth the start of several processes
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -34,7 +34,7 @@ class Order:
         rows: Opens the input, from its first row.
         source: Which input it is, and in which state; "" where nobody can know, as of stdin.
         config: The configuration.
-        make_ask: Makes what turns a row into a request; called once in each process.
+        ask: Turns a row into a request; it can be sent to another process.
         config_digest: What decides on answers, configuration and options.
         write: Writes outcomes to a file, which is whole or not there.
         shape: What decides on the output besides answers: which rows, in which form.
@@ -54,9 +54,9 @@ class Order:
     rows: Callable[[], Iterator[AnyRow]]
     source: str
     config: OrchestratorConfig
-    make_ask: Callable[[OrchestratorConfig], Ask]
+    ask: Ask
     config_digest: str
-    write: Callable[[Iterator[Outcome], Path], None]
+    write: Callable[[Iterator[Outcome], Path], object]
     shape: str = ""
     is_slow: bool = False
     concurrency: int = 64
@@ -157,7 +157,7 @@ class _Run:
         order = self.order
         plan = Plan(
             config=order.config,
-            make_ask=order.make_ask,
+            ask=order.ask,
             heading=heading,
             folder=self.folder.path,
             concurrency=order.concurrency,

@@ -117,6 +117,9 @@ class Index:
             Place(self._parts[position], self._offsets[position]),
         )
 
+    def __len__(self) -> int:
+        return len(self._states) - self._states.count(0)
+
     def places(self) -> Iterator[tuple[int, Place]]:
         """Every row's position with the place of its outcome, in the order of the input."""
         for position, state in enumerate(self._states):

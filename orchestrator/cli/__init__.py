@@ -17,6 +17,7 @@ COMMANDS: Mapping[str, str] = {
     "demo": "Watch a panel of five providers answer, with no key and no network.",
     "ask": "Ask a panel (or one model) a question.",
     "chat": "Talk with a panel (or one model) turn by turn.",
+    "batch": "Ask the same of every row of a file, and lose nothing.",
     "plan": "Tell what a question would cost, and ask nobody.",
     "show": "Explain a past run from its receipt.",
     "usage": "Tell what was spent, and what is left of the budgets.",

@@ -118,7 +118,7 @@ def request_of(given: Mapping[str, Any], **more: Any) -> RequestConfig:
             members=models if len(models) > 1 else None,
             pattern=given["pattern"],
             synthesizer=given["synthesizer"],
-            response_format=_response_format(given["schema_path"]),
+            response_format=response_format_of(given["schema_path"]),
             max_tokens=given["max_tokens"],
             temperature=given["temperature"],
             seed=given["seed"],
@@ -166,7 +166,7 @@ def _decode(content: bytes, source: str) -> str:
         raise click.UsageError(f"{source} is not UTF-8 text (byte {error.start})") from error
 
 
-def _response_format(path: Path | None) -> dict[str, object] | None:
+def response_format_of(path: Path | None) -> dict[str, object] | None:
     """OpenAI's `response_format` for a file that holds a JSON Schema, or is one already."""
     if path is None:
         return None

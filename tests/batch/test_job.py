@@ -353,9 +353,10 @@ def test_a_cap_holds_to_the_nano_dollar_and_raised_the_batch_goes_on(
     more = run(order(config, rows, output, model=model, max_cost_nanousd=4 * whole))
     assert more.is_complete
     assert more.tally.found >= done
-    assert answers(output) == answers(tmp_path / "all.jsonl")
-    assert more.tally.spent_nanousd == whole
-    calls = 1 if model == "alpha" else 4
+    if model == "alpha":  # a panel's members see each other's words behind fences of chance
+        assert answers(output) == answers(tmp_path / "all.jsonl")
+    assert more.tally.spent_nanousd == sum(one.cost_nanousd for one in written(output))
+    calls = 1 if model == "alpha" else 7
     assert elsewhere.requests.total - before == calls * (24 - done)
 
 
