@@ -1,6 +1,8 @@
 """Batches for tests: rows of JSON lines, asked of a simulator, and outcomes written plainly."""
 
 import json
+import os
+import signal
 from collections.abc import Iterator
 from dataclasses import replace
 from functools import partial
@@ -105,3 +107,13 @@ class Watching:
 
     def stopping(self, why: Why, tally: Tally) -> None:
         self.stops.append(why)
+
+
+def asking_or_dying(row: Row, *, model: str) -> Question | Failure:
+    """As `asking`, but some rows take the process down that reads them: once, or each time."""
+    once, always = row.fields.get("dies_once"), row.fields.get("dies")
+    if always or (once and not Path(str(once)).exists()):
+        if once:
+            Path(str(once)).touch()
+        os.kill(os.getpid(), signal.SIGKILL)
+    return asking(row, model=model)

@@ -1,0 +1,106 @@
+"""Several processes share the rows of a batch, and none is lost with the process that had it."""
+
+import multiprocessing
+import os
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from adapters.config import ModelConfig, RatesConfig
+from orchestrator.batch import processes
+from orchestrator.batch.answering import Plan
+from orchestrator.batch.job import run_batch
+from orchestrator.batch.parts import Heading, PartsFolder, read_part
+from orchestrator.batch.processes import for_one_of
+from orchestrator.config import CacheConfig, OrchestratorConfig
+from orchestrator.simulator import Simulator
+from tests.batching import Watching, answers, asking, asking_or_dying, numbered, order, write_rows
+from tests.faces import configured, simulated_elsewhere
+
+
+@pytest.fixture(scope="module")
+def elsewhere() -> Iterator[Simulator]:
+    with simulated_elsewhere() as running:
+        yield running
+
+
+@pytest.fixture
+def cached(elsewhere: Simulator, tmp_path: Path) -> OrchestratorConfig:
+    """A configuration whose answers to numbered rows are kept: no process loads litellm."""
+    config = configured(elsewhere, cache=CacheConfig(folder=str(tmp_path / "cache")))
+    rows = write_rows(tmp_path / "first.jsonl", numbered(40))
+    run_batch(order(config, rows, tmp_path / "first-out.jsonl"), Watching())
+    return config
+
+
+def test_rows_are_shared_and_survive_the_processes_that_had_them(
+    elsewhere: Simulator, cached: OrchestratorConfig, tmp_path: Path
+) -> None:
+    """One that kills its process twice is an error; those that were beside it are answered."""
+    given: list[dict[str, Any]] = [dict(row) for row in numbered(40)]
+    given[7]["dies_once"] = str(tmp_path / "died")
+    given[20]["dies"] = True
+    rows, output = write_rows(tmp_path / "rows.jsonl", given), tmp_path / "out.jsonl"
+    before = elsewhere.requests.total
+
+    made = order(
+        cached,
+        rows,
+        output,
+        ask=partial(asking_or_dying, model="alpha"),
+        workers=2,
+        concurrency=6,
+    )
+    result = run_batch(made, Watching())
+
+    told = answers(output)
+    assert [one["position"] for one in told] == list(range(40))
+    assert [one["position"] for one in told if one["failure"]] == [20]
+    assert told[20]["failure"] == "WorkerDied"
+    assert (result.tally.answered, result.tally.failed) == (39, 1)
+    assert elsewhere.requests.total == before
+    by_part = [
+        [record.outcome.position for record in read_part(path)]
+        for path in PartsFolder(output).paths()
+    ]
+    assert sorted(position for part in by_part for position in part) == list(range(40))
+    assert len(by_part) >= 3, "the parent wrote one, and two processes at least one each"
+
+
+def test_a_process_whose_parent_is_gone_ends_at_once(elsewhere: Simulator, tmp_path: Path) -> None:
+    """Nobody would be told of what it does."""
+    plan = Plan(
+        config=configured(elsewhere),
+        ask=partial(asking, model="alpha"),
+        heading=Heading(batch="b", config="c", source=""),
+        folder=tmp_path,
+    )
+    line, other_end = multiprocessing.get_context("spawn").Pipe()
+    process = multiprocessing.get_context("spawn").Process(
+        target=processes._serve, args=(plan, 1, other_end)
+    )
+    process.start()
+    other_end.close()
+
+    line.close()
+    process.join(60)
+
+    assert process.exitcode == 1
+    assert process.pid != os.getpid()
+
+
+def test_each_process_has_its_share_of_what_a_model_allows(elsewhere: Simulator) -> None:
+    """Together they call it no faster than one would; nobody has less than one."""
+    config = configured(elsewhere)
+    rates = RatesConfig(requests_per_minute=100, concurrency=1)
+    limited = config.models["alpha"].model_copy(update={"rates": rates})
+    config = config.model_copy(update={"models": {**config.models, "alpha": limited}})
+
+    shared = for_one_of(config, 3).models
+
+    assert shared["alpha"].rates == RatesConfig(requests_per_minute=33, concurrency=1)
+    assert isinstance(shared["beta"], ModelConfig)
+    assert shared["beta"] == config.models["beta"]
