@@ -50,7 +50,7 @@ FAILED = outcome(status="failed", text="", failure=Failure(kind="X", message="no
 # Shapes.
 
 
-@settings(max_examples=60)
+@settings(max_examples=25)
 @given(st.lists(OUTCOMES, max_size=3))
 def test_lines_of_json_are_read_back_as_they_were(
     tmp_path_factory: pytest.TempPathFactory, outcomes: list[Outcome]
@@ -65,7 +65,7 @@ def test_lines_of_json_are_read_back_as_they_were(
     assert [{**row.fields, "custom_id": row.custom_id} for row in rows] == wanted
 
 
-@settings(max_examples=60)
+@settings(max_examples=25)
 @given(st.lists(OUTCOMES, max_size=3), st.sampled_from(["csv", "tsv"]))
 def test_a_table_is_read_back_and_holds_no_formula(
     tmp_path_factory: pytest.TempPathFactory, outcomes: list[Outcome], form: str
@@ -135,7 +135,7 @@ def test_a_failed_run_is_a_response_and_a_row_without_a_run_an_error() -> None:
     assert unasked["error"] == {"code": "X", "message": "no"}
 
 
-@settings(max_examples=30)
+@settings(max_examples=10)
 @given(st.lists(OUTCOMES, max_size=2))
 def test_openais_lines_are_read_back(outcomes: list[Outcome]) -> None:
     """One a row, each an object with the names that OpenAI gives them."""
