@@ -16,6 +16,7 @@ from orchestrator.batch.outcome import Failure, ModelUse, Outcome
 from orchestrator.batch.parts import Heading
 from orchestrator.batch.rows import BadRow, Row
 from orchestrator.batch.schemas import AnswerReader, Parsed, asked_again
+from orchestrator.batch.summary import agreement_of
 from orchestrator.breaker import BreakerState
 from orchestrator.budget import Quote
 from orchestrator.clock import Clock, SystemClock
@@ -263,6 +264,7 @@ class Answerer:
             "run_id": receipts[-1].run_id,
             "elapsed_s": sum(receipt.elapsed_s for receipt in receipts),
             "use": _use(receipts),
+            "agreement": agreement_of(receipts[-1]),
         }
         if self._keeps_receipts:
             told["receipt"] = orjson.loads(receipts[-1].to_json(indent=None))

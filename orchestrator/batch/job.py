@@ -15,6 +15,7 @@ from typing import Protocol
 import orjson
 
 from orchestrator.batch.answering import Ask, Plan, answerer
+from orchestrator.batch.finished import read_mark, state_of, states_of
 from orchestrator.batch.outcome import Outcome
 from orchestrator.batch.parts import Heading, Index, Part, PartsFolder, Scanned, read_part
 from orchestrator.batch.processes import crew
@@ -48,6 +49,8 @@ class Order:
         is_unordered: Whether outcomes are written in the order in which they came.
         keeps_receipts: Whether outcomes hold the receipts of their runs.
         total: How many rows there are, as far as that is known.
+        stamp: A digest of the words that it was started with; "" where nobody keeps that.
+        watched: The files that have a say in it, the configuration and others.
     """
 
     output: Path
@@ -68,6 +71,8 @@ class Order:
     is_unordered: bool = False
     keeps_receipts: bool = False
     total: int | None = None
+    stamp: str = ""
+    watched: tuple[Path, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -218,8 +223,10 @@ class _Run:
         order.write(outcomes(self.folder, index, work.seen), order.output)
         mark = {
             "is": _identity(order),
-            "output": _state_of(order.output),
+            "output": state_of(order.output),
             "tally": asdict(work.tally),
+            "stamp": order.stamp,
+            "watched": states_of(order.watched),
         }
         _write_mark(self.folder.mark, orjson.dumps(mark))
 
@@ -239,7 +246,7 @@ def run_batch(order: Order, watcher: Watcher) -> Result:
     with folder.lock():
         if order.is_fresh:
             folder.clear()
-        finished = _finished(folder, order)
+        finished = _finished(order)
         if finished is not None:
             return Result(tally=finished, was_finished=True)
         scanned = folder.scan(order.config_digest)
@@ -258,7 +265,7 @@ async def _start(order: Order, folder: PartsFolder, watcher: Watcher, scanned: S
 
 def source_identity(path: Path) -> str:
     """Which file it is, and in which state."""
-    return f"{path.absolute()}|{_state_of(path)}"
+    return f"{path.absolute()}|{state_of(path)}"
 
 
 def _divided(order: Order) -> tuple[Iterator[AnyRow], int]:
@@ -298,25 +305,13 @@ def _identity(order: Order) -> str:
     return f"{order.config_digest}|{order.shape}|{order.source}" if order.source else ""
 
 
-def _finished(folder: PartsFolder, order: Order) -> Tally | None:
+def _finished(order: Order) -> Tally | None:
     """What the batch has come to, if it has ended and nothing has changed since."""
-    try:
-        mark = orjson.loads(folder.mark.read_bytes())
-        tally = Tally(**mark["tally"])
-        is_same = mark["is"] == _identity(order) != "" and mark["output"] == _state_of(order.output)
-    except (OSError, ValueError, KeyError, TypeError):
+    mark = read_mark(order.output)
+    if mark is None or not mark.get("is") == _identity(order) != "":
         return None
-    if not is_same or (order.retries_failed and tally.all_failed):
-        return None
-    return tally
-
-
-def _state_of(path: Path) -> str:
-    try:
-        status = path.stat()
-    except OSError:
-        return "none"
-    return f"{status.st_size}|{status.st_mtime_ns}"
+    tally = Tally(**mark["tally"])
+    return None if order.retries_failed and tally.all_failed else tally
 
 
 def _write_mark(path: Path, content: bytes) -> None:

@@ -21,6 +21,7 @@ from typing import Any, NamedTuple
 
 import orjson
 
+from orchestrator.batch.finished import folder_of, mark_of
 from orchestrator.batch.outcome import Failure, ModelUse, Outcome
 from orchestrator.errors import BatchError, BatchInUse
 from orchestrator.owners import is_gone, this_process
@@ -240,7 +241,8 @@ class PartsFolder:
     """The folder beside an output that holds its parts."""
 
     def __init__(self, output: Path) -> None:
-        self.path = output.with_name(f"{output.name}.parts")
+        self.path = folder_of(output)
+        self.mark = mark_of(output)
 
     def paths(self) -> list[Path]:
         """The part files, the oldest first."""
@@ -285,11 +287,6 @@ class PartsFolder:
         """Forget everything; only who holds the lock may."""
         for path in (self.mark, *self.paths()):
             path.unlink(missing_ok=True)
-
-    @property
-    def mark(self) -> Path:
-        """Where it is written down that the batch has ended, and what it came to."""
-        return self.path / "finished.json"
 
     @contextmanager
     def lock(self) -> Iterator[None]:

@@ -18,7 +18,6 @@ from orchestrator.cli.failures import FAILED, explain
 from orchestrator.cli.live import watcher
 from orchestrator.cli.notes import note
 from orchestrator.cli.prompting import ReadLine, open_lines
-from orchestrator.cli.requesting import max_cost_option
 from orchestrator.cli.setting import Setting, choose, open_engine
 from orchestrator.cli.text import neutralise
 from orchestrator.errors import OrchestratorError, UnknownModel
@@ -44,7 +43,7 @@ Ctrl-C or Ctrl-D leaves. A line that ends in a backslash goes on in the next one
 @click.option(
     "-s", "--system", metavar="TEXT", help="Instructions that every model is given first."
 )
-@max_cost_option
+@options.max_cost_option
 @options.quiet_option
 @options.simulate_option
 @options.config_option

@@ -15,7 +15,7 @@ from orchestrator.cli import options
 from orchestrator.cli.explain import Listing, print_page, when_utc
 from orchestrator.cli.failures import refuse
 from orchestrator.cli.notes import note
-from orchestrator.cli.requesting import usd_value
+from orchestrator.cli.options import usd_value
 from orchestrator.cli.text import one_line, program
 from orchestrator.server.keys import KeyFile, KeyRecord, NewKey, keys_file
 

@@ -5,7 +5,6 @@ import json
 import select
 import sys
 from collections.abc import Callable, Mapping
-from decimal import Decimal, InvalidOperation
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -22,26 +21,6 @@ Decorated = TypeVar("Decorated", bound=Callable[..., Any])
 NOTE_AFTER_S = 2.0  # of a stdin that is open and silent
 
 
-def usd_value(ctx: click.Context, param: click.Parameter, written: str | None) -> Decimal | None:
-    """An amount of dollars, with or without the sign before it."""
-    if written is None:
-        return None
-    try:
-        dollars = Decimal(written.strip().removeprefix("$"))
-    except InvalidOperation:
-        dollars = Decimal(0)
-    if not (dollars.is_finite() and dollars > 0):
-        raise click.BadParameter(f"{written!r} is no amount of US dollars above 0, such as 0.05")
-    return dollars
-
-
-max_cost_option = click.option(
-    "--max-cost",
-    "max_cost_usd",
-    metavar="USD",
-    callback=usd_value,
-    help="The most it may cost, in US dollars. No call is made that could exceed it.",
-)
 # What a run can be asked with, in the order in which help shows it.
 _OPTIONS: tuple[Callable[[Any], Any], ...] = (
     click.argument("prompt", required=False),
@@ -64,7 +43,7 @@ _OPTIONS: tuple[Callable[[Any], Any], ...] = (
     click.option(
         "--max-tokens", type=click.IntRange(min=1), help="Length limit of every answer, tokens."
     ),
-    max_cost_option,
+    options.max_cost_option,
     click.option(
         "--max-time",
         "--time",

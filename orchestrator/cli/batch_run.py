@@ -1,0 +1,303 @@
+"""A batch as the words of a command line ask for it: run, watched, and told what it came to."""
+
+import json
+import shlex
+import sys
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import click
+from pydantic import ValidationError
+from rich.console import Console
+
+from orchestrator.amounts import nanousd, usd
+from orchestrator.batch.asking import Options, config_digest, question_of
+from orchestrator.batch.files import OutputError
+from orchestrator.batch.job import Order, Result, run_batch, source_identity
+from orchestrator.batch.outcome import Outcome
+from orchestrator.batch.parts import PartsFolder
+from orchestrator.batch.reading import open_rows
+from orchestrator.batch.report import write_report
+from orchestrator.batch.showing import shown
+from orchestrator.batch.sources import InputError, Source, source_of
+from orchestrator.batch.summary import Summary
+from orchestrator.batch.work import AnyRow, Tally
+from orchestrator.batch.writing import write_outcomes
+from orchestrator.blocking import LoopThread
+from orchestrator.cli import naming
+from orchestrator.cli.batch_plan import foretell
+from orchestrator.cli.batch_progress import as_object, watcher
+from orchestrator.cli.failures import BUDGET, FAILED, INTERRUPTED, Misuse, refuse
+from orchestrator.cli.notes import note, warn
+from orchestrator.cli.requesting import response_format_of
+from orchestrator.cli.setting import LATENCY_S, Setting, choose
+from orchestrator.cli.text import count, program, seconds
+from orchestrator.config import (
+    OrchestratorConfig,
+    RequestConfig,
+    find_config,
+    packaged_configs,
+    with_state,
+)
+from orchestrator.simulator import Simulator, simulated
+
+CODES: Mapping[str, int] = {"budget": BUDGET, "time": BUDGET, "interrupted": INTERRUPTED}
+
+
+def batch(given: dict[str, Any], stamp: str) -> int:
+    """Do what the words of a command line say; the exit code.
+
+    Args:
+        given: What click made of the options.
+        stamp: A digest of them.
+    """
+    try:
+        return _batch(given, stamp)
+    except (InputError, OutputError) as error:
+        raise Misuse(str(error)) from error
+
+
+def _batch(given: dict[str, Any], stamp: str) -> int:
+    source = source_of(given["input"], given["form"])
+    _check(source, given)
+    setting = choose(given["config_path"], simulate=given["simulate"])
+    asked = _options(given, setting)
+    if setting.simulated:
+        note(setting.note)
+    with _config(setting) as config:
+        summary = Summary()
+        order = replace(
+            _order(given, source, asked, setting, config),
+            write=partial(_write, given, summary),
+            stamp=stamp,
+            watched=_watched(given, setting),
+        )
+        if given["dry_run"]:
+            foretell(order, as_json=given["as_json"])
+            return 0
+        watching = watcher(given["progress"], order.max_cost_nanousd)
+        try:
+            result = run_batch(order, watching)
+        finally:
+            watching.close()
+    _report(result, order, summary, as_json=given["as_json"], elapsed_s=watching.elapsed_s)
+    return _code(result)
+
+
+def _write(
+    given: Mapping[str, Any], summary: Summary, outcomes: Iterator[Outcome], path: Path
+) -> None:
+    """Write the output, and what it adds up to."""
+
+    def counted() -> Iterator[Outcome]:
+        for outcome in outcomes:
+            summary.add(outcome)
+            yield outcome
+
+    write_outcomes(counted(), path, shape=given["shape"], replace=True)
+    if given["report_path"] is not None:
+        write_report(summary, given["report_path"], title=path.name, replace=True)
+
+
+def _watched(given: Mapping[str, Any], setting: Setting) -> tuple[Path, ...]:
+    """The files that have a say in what comes out, and where others would have one."""
+    own = setting.config.patterns_dir
+    folders = [packaged_configs() / "patterns", *([Path(own)] if own else [])]
+    named = [given[name] for name in ("schema_path", "report_path") if given[name]]
+    return (
+        Path(given["input"]),
+        setting.path,
+        find_config(given["config_path"]),
+        Path("orchestrator.yaml"),
+        Path("configs/orchestrator.yaml"),
+        Path(__file__),
+        *named,
+        *folders,
+        *(path for folder in folders for path in sorted(folder.glob("*.yaml"))),
+    )
+
+
+def _check(source: Source, given: Mapping[str, Any]) -> None:
+    """Refuse what cannot go well before anything is loaded."""
+    output: Path = given["output"]
+    if given["model"] and given["panel"]:
+        raise click.UsageError("give -m or --panel, not both")
+    if source.path is not None and not source.path.exists():
+        raise click.UsageError(f"there is no file {source.path}")
+    if source.path is not None and output.exists() and output.samefile(source.path):
+        raise click.UsageError("INPUT and --output are the same file; choose another output")
+    if not output.parent.is_dir():
+        raise click.UsageError(f"--output: there is no folder {output.parent}; create it")
+    if output.exists() and not PartsFolder(output).path.is_dir() and not given["force"]:
+        raise click.UsageError(
+            f"{output} exists, and no batch has written it: there is no {output.name}.parts. "
+            "Choose another output, or replace it with --force"
+        )
+
+
+def _options(given: Mapping[str, Any], setting: Setting) -> Options:
+    """What is the same for all rows."""
+    try:
+        request = RequestConfig(
+            system=given["system"],
+            model=given["model"] or given["panel"],
+            pattern=given["pattern"],
+            response_format=response_format_of(given["schema_path"]),
+            max_tokens=given["max_tokens"],
+            temperature=given["temperature"],
+            seed=given["seed"],
+            tags=given["tags"],
+        )
+    except ValidationError as error:
+        refuse(error)
+    if request.model is not None:
+        fitted = setting.fit(request)
+        request = fitted.request
+        for line in () if setting.simulated else fitted.notes:
+            note(line)
+    names = frozenset(naming.askable_names(setting.config))
+    return Options(request=request, template=given["template"] or "", names=names)
+
+
+def _order(
+    given: Mapping[str, Any],
+    source: Source,
+    asked: Options,
+    setting: Setting,
+    config: OrchestratorConfig,
+) -> Order:
+    patterns = naming.library(setting.config)
+    digest = config_digest(asked, setting.config, patterns)
+    which = {name: given[name] for name in ("limit", "sample", "shuffle", "seed")}
+    form = {name: given[name] for name in ("shape", "unordered", "receipts")}
+    report: Path | None = given["report_path"]
+    max_cost = given["max_cost_usd"]
+    return Order(
+        output=given["output"],
+        rows=partial(_rows, source, given),
+        source="" if source.path is None else source_identity(source.path),
+        config=config,
+        ask=partial(question_of, options=asked),
+        config_digest=f"{digest}-simulated" if setting.simulated else digest,
+        write=write_outcomes,
+        shape=json.dumps([which, form, str(report), report is not None and report.exists()]),
+        is_slow=source.path is None,
+        concurrency=given["concurrency"],
+        workers=given["workers"],
+        max_cost_nanousd=None if max_cost is None else nanousd(max_cost),
+        max_time_s=given["max_time_s"],
+        retries_failed=given["retry_failed"],
+        is_fresh=given["fresh"],
+        is_unordered=given["unordered"],
+        keeps_receipts=given["receipts"],
+        total=_total(source, given),
+    )
+
+
+def _rows(source: Source, given: Mapping[str, Any]) -> Iterator[AnyRow]:
+    return open_rows(
+        source,
+        limit=given["limit"],
+        sample=given["sample"],
+        seed=given["seed"] or 0,
+        shuffle=given["shuffle"],
+    )
+
+
+def _total(source: Source, given: Mapping[str, Any]) -> int | None:
+    """How many rows there are, where lines can be counted; empty ones are found out later."""
+    counts: list[int] = [given[name] for name in ("limit", "sample") if given[name] is not None]
+    if source.path is not None and source.form in {"jsonl", "text"} and not source.packing:
+        with source.path.open("rb") as lines:
+            counts.append(
+                sum(piece.count(b"\n") for piece in iter(partial(lines.read, 2**20), b""))
+            )
+        return min(counts)
+    return None
+
+
+@contextmanager
+def _config(setting: Setting) -> Iterator[OrchestratorConfig]:
+    """The configuration to run on, and the simulator below it if there is one."""
+    if not setting.simulated:
+        yield with_state(setting.config)
+        return
+    thread, simulator = LoopThread(), Simulator()
+    thread.run(simulator.start())
+    try:
+        config = simulated(setting.config, simulator, spread_s=LATENCY_S)
+        yield config.model_copy(update={"ledger": None, "cache": None})
+    finally:
+        thread.run(simulator.aclose())
+        thread.stop()
+
+
+def _code(result: Result) -> int:
+    if not result.is_complete:
+        return CODES.get(result.why, FAILED)
+    return FAILED if result.tally.all_failed else 0
+
+
+def _report(
+    result: Result, order: Order, summary: Summary, *, as_json: bool, elapsed_s: float
+) -> None:
+    if as_json:
+        told = as_object(result.tally) | {
+            "output": str(order.output) if result.is_complete else None,
+            "parts": str(PartsFolder(order.output).path),
+            "complete": result.is_complete,
+            "why": result.why,
+            "message": result.message,
+            "elapsed_s": round(elapsed_s, 3),
+            "summary": summary.as_object() if summary.rows else None,
+        }
+        click.echo(json.dumps(told))
+    if result.is_complete:
+        if summary.rows and sys.stderr.isatty():
+            Console(stderr=True).print(shown(summary))
+        click.echo(_whole(result, order, elapsed_s), err=True)
+        return
+    if result.message:
+        warn(result.message)
+    of = "" if result.tally.total is None else f" of {result.tally.total:,}"
+    more = "; with a higher limit" if result.why == "budget" else ""
+    click.echo(
+        f"Stopped: {result.tally.done:,}{of} rows are done and kept in {order.output}.parts"
+        f"{more}, this goes on with the rest: {_same_command()}",
+        err=True,
+    )
+
+
+def _whole(result: Result, order: Order, elapsed_s: float) -> str:
+    """What a finished batch has come to."""
+    tally = result.tally
+    if result.was_finished:
+        return (
+            f"Nothing to do: {order.output} has all {count(tally.done, 'row')}"
+            f"{_failures(tally)}; --fresh begins anew"
+        )
+    parts = (
+        f"{count(tally.done, 'row')}{_failures(tally)}",
+        f"{tally.repeated:,} of them repeated" if tally.repeated else "",
+        usd(tally.spent_nanousd),
+        seconds(elapsed_s),
+        str(order.output),
+    )
+    return " · ".join(part for part in parts if part)
+
+
+def _failures(tally: Tally) -> str:
+    if not tally.all_failed:
+        return ""
+    return f", {tally.all_failed:,} of them failed (--retry-failed asks them again)"
+
+
+def _same_command() -> str:
+    """What to type to go on."""
+    return shlex.join(
+        [program(), *(word for word in sys.argv[1:] if word not in {"--fresh", "--force"})]
+    )
