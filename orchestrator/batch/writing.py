@@ -17,7 +17,7 @@ from orchestrator.batch import parquet
 from orchestrator.batch.files import OutputError, atomically
 from orchestrator.batch.outcome import Outcome
 from orchestrator.batch.records import DELIMITERS
-from orchestrator.batch.sources import Format, source_of
+from orchestrator.batch.sources import Format, Source, source_of
 from orchestrator.wire.chat import completion_id
 
 Shape = Literal["flat", "openai"]
@@ -77,10 +77,7 @@ def write_outcomes(
         InputError: nothing says what the file is to be, or it needs what is not installed.
         OutputError: it cannot be written so, or not there.
     """
-    source = source_of(path, form)
-    if source.packing:
-        raise OutputError(f"{path}: what is written is not compressed; leave .{source.packing} out")
-    _need_shape(source.form, shape)
+    source = target_of(path, form, shape)
     counted = _Counted(outcomes)
     with atomically(path, replace=replace) as file:
         if source.form == "parquet":
@@ -89,6 +86,20 @@ def write_outcomes(
             for piece in encoded(counted, source.form, shape):
                 file.write(piece)
     return counted.count
+
+
+def target_of(path: Path, form: str | None = None, shape: Shape = "flat") -> Source:
+    """What a file is to be, for who wants to know before there is anything to write.
+
+    Raises:
+        InputError: nothing says what the file is to be.
+        OutputError: it cannot be written so.
+    """
+    source = source_of(path, form)
+    if source.packing:
+        raise OutputError(f"{path}: what is written is not compressed; leave .{source.packing} out")
+    _need_shape(source.form, shape)
+    return source
 
 
 class _Counted:

@@ -6,6 +6,7 @@ What runs it is loaded only where there is something to do.
 import hashlib
 import json
 import os
+import re
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +33,8 @@ stopped it, and asks nothing twice.
 Exit code 0: every row has an answer. 1: some rows failed (--retry-failed asks them again).
 2: usage or configuration. 3: a limit of money or time is reached. 130: interrupted.
 """
+
+_KEY = re.compile("KEY|TOKEN|SECRET|CREDENTIAL")
 
 
 @click.command(epilog=EPILOG)
@@ -130,9 +133,10 @@ def _stamp(given: dict[str, Any]) -> str:
     """A digest of the words that this was started with, and of where; "" for stdin."""
     if given["input"] == "-":
         return ""
-    # Which keys there are decides who is asked; what is in them does not.
     told = {**given, "as_json": None, "progress": None, "retry_failed": None}
-    where = [str(Path.cwd()), os.environ.get("ORCHESTRATOR_CONFIG"), sorted(os.environ)]
+    # Which keys there are decides who is asked; what is in them does not.
+    keys = sorted(name for name in os.environ if _KEY.search(name))
+    where = [str(Path.cwd()), os.environ.get("ORCHESTRATOR_CONFIG"), keys]
     written = json.dumps([told, where], sort_keys=True, default=str)
     return hashlib.sha256(written.encode("utf-8", "replace")).hexdigest()
 

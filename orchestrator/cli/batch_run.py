@@ -26,7 +26,7 @@ from orchestrator.batch.showing import shown
 from orchestrator.batch.sources import InputError, Source, source_of
 from orchestrator.batch.summary import Summary
 from orchestrator.batch.work import AnyRow, Tally
-from orchestrator.batch.writing import write_outcomes
+from orchestrator.batch.writing import target_of, write_outcomes
 from orchestrator.blocking import LoopThread
 from orchestrator.cli import naming
 from orchestrator.cli.batch_plan import foretell
@@ -124,6 +124,13 @@ def _watched(given: Mapping[str, Any], setting: Setting) -> tuple[Path, ...]:
 def _check(source: Source, given: Mapping[str, Any]) -> None:
     """Refuse what cannot go well before anything is loaded."""
     output: Path = given["output"]
+    try:
+        target_of(output, shape=given["shape"])
+    except InputError as error:
+        raise click.UsageError(
+            f"--output: nothing says what {output} is to be; let it end in .jsonl, .csv, .tsv or "
+            ".parquet"
+        ) from error
     if given["model"] and given["panel"]:
         raise click.UsageError("give -m or --panel, not both")
     if source.path is not None and not source.path.exists():

@@ -1,0 +1,297 @@
+"""`batch`: every row of a file answered, told how far it has come, and gone on with."""
+
+import io
+import json
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from click.testing import Result
+from rich.console import Console
+
+from adapters.config import LLMProvider
+from orchestrator.batch.job import Order
+from orchestrator.batch.parts import Heading, Index, PartsFolder, Scanned
+from orchestrator.batch.work import Tally
+from orchestrator.cli.batch_progress import JsonLines, LiveLine, LogLines, changes, line
+from orchestrator.clock import FakeClock
+from orchestrator.simulator import Simulator
+from tests.batching import numbered, write_rows
+from tests.faces import simulated_elsewhere
+
+Call = Callable[..., Result]
+
+
+@pytest.fixture(scope="module")
+def elsewhere() -> Iterator[Simulator]:
+    with simulated_elsewhere() as running:
+        yield running
+
+
+def configured(simulator: Simulator, path: Path, *directives: str) -> Path:
+    base = simulator.base_url(LLMProvider.OPENAI, *directives)
+    path.write_text(
+        "models:\n"
+        "  gpt: {provider: openai, model: gpt-5-mini, api_key: k, max_tokens: 400,"
+        f" api_base: {base}, price: {{input_usd: 1, output_usd: 10}}}}\n"
+        "retry: {attempts: 1}\n"
+        "breaker: {failures: 1000, calls: 1000}\n"
+    )
+    return path
+
+
+@pytest.fixture
+def batch(call: Call, elsewhere: Simulator, tmp_path: Path) -> Call:
+    """`batch(*words)` over six rows, as `orchestrator batch` would do it."""
+    rows = write_rows(tmp_path / "rows.jsonl", numbered(6))
+    config = configured(elsewhere, tmp_path / "c.yaml")
+
+    def run(*words: str, config: Path = config, **more: Any) -> Result:
+        fixed = ("-o", str(tmp_path / "out.jsonl"), "-c", str(config), "-m", "gpt")
+        return call("batch", str(rows), *fixed, "--workers", "1", *words, **more)
+
+    return run
+
+
+def written(path: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def test_every_row_is_answered_and_said_once(batch: Call, tmp_path: Path) -> None:
+    """The output in the order of the input; again, there is nothing to do."""
+    result = batch()
+    again = batch()
+
+    assert (result.exit_code, result.stdout) == (0, "")
+    assert "6 rows · $0." in result.stderr
+    told = written(tmp_path / "out.jsonl")
+    assert [one["position"] for one in told] == list(range(6))
+    assert all(one["answer"] and one["calls"] == 1 for one in told)
+    assert again.exit_code == 0
+    assert again.stderr.startswith("Nothing to do: ")
+
+
+def test_a_finished_batch_loads_nothing_that_could_run_it(batch: Call, tmp_path: Path) -> None:
+    """Neither the engine nor what it reads its configuration with."""
+    batch()
+    words = [
+        "batch",
+        str(tmp_path / "rows.jsonl"),
+        *("-o", str(tmp_path / "out.jsonl"), "-c", str(tmp_path / "c.yaml"), "-m", "gpt"),
+        *("--workers", "1"),
+    ]
+    program = (
+        "import sys; from orchestrator.cli import main\n"
+        "try: main(sys.argv[1:], prog_name='orchestrator')\n"
+        "except SystemExit as end: print(end.code)\n"
+        "print([one for one in ('litellm', 'pydantic', 'sqlalchemy') if one in sys.modules])\n"
+    )
+    ended = subprocess.run(
+        [sys.executable, "-c", program, *words], capture_output=True, text=True, check=True
+    )
+
+    assert ended.stderr.startswith("Nothing to do: ")
+    assert ended.stdout.splitlines() == ["0", "[]"]
+
+
+def test_what_it_came_to_as_json(batch: Call) -> None:
+    """For programs: the same keys whether it ran or had nothing to do."""
+    told = json.loads(batch("--json").stdout)
+    again = json.loads(batch("--json").stdout)
+
+    assert (told["complete"], told["total"], told["answered"], told["failed"]) == (True, 6, 6, 0)
+    assert told["summary"]["rows"] == 6
+    assert again.keys() < told.keys()
+    assert (again["total"], again["answered"]) == (6, 0)
+
+
+def test_failed_rows_are_told_and_asked_again_on_demand(
+    batch: Call, elsewhere: Simulator, tmp_path: Path
+) -> None:
+    """Exit code 1, as long as there are some."""
+    broken = configured(elsewhere, tmp_path / "broken.yaml", "e500")
+    failed = batch(config=broken)
+    left = batch(config=broken)
+    mended = configured(elsewhere, tmp_path / "broken.yaml")
+    retried = batch("--retry-failed", config=mended)
+
+    assert (failed.exit_code, left.exit_code, retried.exit_code) == (1, 1, 0)
+    assert "6 of them failed (--retry-failed asks them again)" in failed.stderr
+    assert left.stderr.startswith("Nothing to do: ")
+    assert {one["status"] for one in written(tmp_path / "out.jsonl")} == {"complete"}
+
+
+def test_the_cap_ends_it_and_the_way_on_is_said(batch: Call, tmp_path: Path) -> None:
+    """Exit code 3; no output yet, but all that was paid for is kept."""
+    cut = batch("--max-cost", "0.005", "--concurrency", "1")
+
+    assert cut.exit_code == 3
+    assert "The batch may cost $0.005" in cut.stderr
+    assert "this goes on with the rest: " in cut.stderr
+    assert not (tmp_path / "out.jsonl").exists()
+
+    more = batch("--max-cost", "1")
+    assert more.exit_code == 0
+    assert "going on with" in more.stderr
+    assert len(written(tmp_path / "out.jsonl")) == 6
+
+
+def test_changed_rows_and_options_are_said_aloud(batch: Call, tmp_path: Path) -> None:
+    """Before anything is asked."""
+    batch()
+    write_rows(tmp_path / "rows.jsonl", [{"prompt": "Another?"}, *numbered(6)[1:]])
+    changed = batch()
+    other = batch("--system", "Be brief.")
+
+    assert "the input has changed since" in changed.stderr
+    assert "7 outcomes came of other options or another configuration" in other.stderr
+    assert (changed.exit_code, other.exit_code) == (0, 0)
+
+
+def test_a_dry_run_asks_nobody(batch: Call, elsewhere: Simulator, tmp_path: Path) -> None:
+    """It shows the first rows, and what all would cost."""
+    before = elsewhere.requests.total
+
+    result = batch("--dry-run")
+    told = json.loads(batch("--dry-run", "--json").stdout)
+
+    assert "Line 1: user: Say the number 0." in result.stdout
+    assert "6 rows, reckoned from 6" in result.stdout
+    assert told["full"]["calls"] == 6
+    assert told["worst"]["money_nanousd"] >= told["full"]["money_nanousd"] > 0
+    assert elsewhere.requests.total == before
+    assert not (tmp_path / "out.jsonl.parts").exists()
+
+
+def test_a_template_a_report_and_progress_for_programs(batch: Call, tmp_path: Path) -> None:
+    """All of what the options promise in one run."""
+    result = batch(
+        *("--template", "Repeat: {{ prompt }}", "--report", str(tmp_path / "report.html")),
+        *("--progress", "json", "--limit", "4", "--unordered", "--receipts"),
+    )
+
+    events = [json.loads(said) for said in result.stderr.splitlines() if said.startswith("{")]
+    assert result.exit_code == 0
+    assert events[0] == {"event": "found", "rows": 0, "notes": []}
+    assert (events[-1]["event"], events[-1]["done"]) == ("progress", 4)
+    told = written(tmp_path / "out.jsonl")
+    assert len(told) == 4
+    assert all(one["receipt"]["prompt"].startswith("Repeat: Say") for one in told)
+    assert "<html" in (tmp_path / "report.html").read_text()
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--panel", "x"], "give -m or --panel, not both"),
+        (["-o", "{folder}/nowhere/out.jsonl"], "there is no folder"),
+        (["-o", "{folder}/rows.jsonl"], "are the same file"),
+        (["-o", "{folder}/out.jsonl.gz"], "is not compressed"),
+        (["-o", "{folder}/out.docx"], "let it end in .jsonl"),
+        (["--concurrency", "0"], "--concurrency"),
+        (["-m", "gtp"], "did you mean 'gpt'"),
+    ],
+)
+def test_what_cannot_be_done_is_refused_before_anything_is_asked(
+    batch: Call, elsewhere: Simulator, tmp_path: Path, words: list[str], said: str
+) -> None:
+    """Exit code 2, with what to do about it."""
+    before = elsewhere.requests.total
+
+    result = batch(*(word.format(folder=tmp_path) for word in words))
+
+    assert result.exit_code == 2
+    assert said in " ".join(result.stderr.split())
+    assert elsewhere.requests.total == before
+
+
+def test_an_output_of_something_else_is_replaced_on_demand_only(
+    batch: Call, tmp_path: Path
+) -> None:
+    """--force says so."""
+    (tmp_path / "out.jsonl").write_text("mine")
+
+    refused = batch()
+    kept = (tmp_path / "out.jsonl").read_text()
+    forced = batch("--force")
+
+    assert (refused.exit_code, kept, forced.exit_code) == (2, "mine", 0)
+    assert "no batch has written it" in " ".join(refused.stderr.split())
+    assert len(written(tmp_path / "out.jsonl")) == 6
+
+
+def test_another_process_at_it_is_refused(batch: Call, tmp_path: Path) -> None:
+    """With its number, and exit code 2."""
+    with PartsFolder(tmp_path / "out.jsonl").lock():
+        result = batch()
+
+    assert result.exit_code == 2
+    assert "is in use: process" in result.stderr
+
+
+def test_a_line_says_how_far_it_has_come() -> None:
+    """What is not known, or not the case, is left out."""
+    tally = Tally(found=10, answered=20, failed=1, total=100, in_flight=8, spent_nanousd=5 * 10**8)
+    tally.breakers = {"gpt": "open"}
+
+    assert line(Tally(), 0.0) == "0 rows · $0.00 · 0.0 rows/s · 0 in flight"
+    assert line(tally, 10.5, 10**9) == (
+        "31/100 rows · 1 failed · $0.5 of $1.00 · 2.0 rows/s · 34.5 s left · 8 in flight · gpt open"
+    )
+
+
+def test_log_lines_come_now_and_then(capsys: pytest.CaptureFixture[str]) -> None:
+    """Not with every row."""
+    clock = FakeClock()
+    lines = LogLines(None, clock)
+
+    for _ in range(25):
+        clock.advance(1)
+        lines.show(Tally(answered=3))
+
+    assert capsys.readouterr().err.count("3 rows ") == 2
+
+
+def test_json_lines_say_why_it_stops(capsys: pytest.CaptureFixture[str]) -> None:
+    """And how far it has come."""
+    JsonLines(7, FakeClock()).stopping("budget", Tally(answered=3, in_flight=2))
+
+    told = json.loads(capsys.readouterr().err)
+    assert (told["event"], told["why"], told["done"]) == ("stopping", "budget", 3)
+    assert told["cap_nanousd"] == 7
+
+
+def test_a_terminal_has_one_line_that_is_redrawn() -> None:
+    """And keeps the last state of it."""
+    screen = io.StringIO()
+    live = LiveLine(Console(file=screen, force_terminal=True, width=120), None, FakeClock())
+
+    live.show(Tally(answered=1))
+    live.show(Tally(answered=2))
+    live.close()
+
+    assert screen.getvalue().count("\n") == 1
+    assert "2 rows" in screen.getvalue()
+
+
+def test_damage_is_said(tmp_path: Path) -> None:
+    """A line that cannot be read any more costs a call."""
+    heading = Heading(batch="b", config="c", source="s")
+    order = Order(
+        output=tmp_path / "o",
+        rows=lambda: iter(()),
+        source="s",
+        config=None,  # type: ignore[arg-type]
+        ask=None,  # type: ignore[arg-type]
+        config_digest="c",
+        write=lambda outcomes, path: None,
+    )
+
+    said = changes(Scanned(Index(), heading=heading, broken=1), order, source_changed=False)
+
+    assert said == [
+        f"1 line in {tmp_path / 'o'}.parts cannot be read any more; their rows are asked again"
+    ]
