@@ -189,13 +189,3 @@ def test_links_and_files_named_exist() -> None:
 
     assert len(named) > 10
     assert [name for name in links + named if not (ROOT / name).exists()] == []
-
-
-def test_what_is_promised_for_later_is_not_there_yet() -> None:
-    """The list of what is missing shrinks when it stops being true."""
-    later = re.search(r"Not there yet(.*?)Nothing in", section("The house"), re.DOTALL)
-    assert later is not None
-    promised = re.findall(r"`(\w+\.py|\w+/)`", later[1])
-
-    assert promised
-    assert [name for name in promised if (ROOT / "orchestrator" / name).exists()] == []

@@ -205,13 +205,15 @@ class Work:
                 return False
             if row is None:
                 return not self._stop.event.is_set()
+            while self._waiting >= WAITING:
+                await asyncio.wait(self._tasks, return_when=asyncio.FIRST_COMPLETED)
             if not self._is_to_be_asked(row) or isinstance(row, BadRow):
                 if self.tally.read % TURN == 0:
-                    await asyncio.sleep(0)
+                    await self._clock.sleep(0)
                 continue
             if self._keep is None:
                 self._keep = await stack.enter_async_context(self._begin)
-            while len(self._tasks) >= self._concurrency or self._waiting >= WAITING:
+            while len(self._tasks) >= self._concurrency:
                 await asyncio.wait(self._tasks, return_when=asyncio.FIRST_COMPLETED)
             if self._stop.event.is_set():
                 self._left += 1

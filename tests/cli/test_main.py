@@ -69,12 +69,6 @@ def test_an_unknown_option_is_refused_with_the_one_that_was_meant(call: Call) ->
     assert "--panel" in result.stderr
 
 
-def test_commands_that_do_not_exist_yet_are_not_listed(call: Call) -> None:
-    """A command that only apologises is worse than none."""
-    assert "batch" not in call("--help").stdout
-    assert call("batch").exit_code == 2
-
-
 @pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
 def test_a_completion_script_is_printed_for_each_shell(call: Call, shell: str) -> None:
     """The script is click's own, under the name that is installed."""
