@@ -84,7 +84,7 @@ def _batch(given: dict[str, Any], stamp: str) -> int:
             result = run_batch(order, watching)
         finally:
             watching.close()
-    _report(result, order, summary, as_json=given["as_json"], elapsed_s=watching.elapsed_s)
+    _report(result, order, summary, given, watching.elapsed_s)
     return _code(result)
 
 
@@ -250,31 +250,38 @@ def _code(result: Result) -> int:
 
 
 def _report(
-    result: Result, order: Order, summary: Summary, *, as_json: bool, elapsed_s: float
+    result: Result, order: Order, summary: Summary, given: Mapping[str, Any], elapsed_s: float
 ) -> None:
-    if as_json:
-        told = as_object(result.tally) | {
-            "output": str(order.output) if result.is_complete else None,
-            "parts": str(PartsFolder(order.output).path),
-            "complete": result.is_complete,
-            "why": result.why,
-            "message": result.message,
-            "elapsed_s": round(elapsed_s, 3),
-            "summary": summary.as_object() if summary.rows else None,
-        }
+    """Tell what it came to: to people, or to programs on either stream."""
+    told = as_object(result.tally) | {
+        "output": str(order.output) if result.is_complete else None,
+        "parts": str(PartsFolder(order.output).path),
+        "complete": result.is_complete,
+        "why": result.why,
+        "message": result.message,
+        "elapsed_s": round(elapsed_s, 3),
+        "summary": summary.as_object() if summary.rows else None,
+    }
+    if given["as_json"]:
         click.echo(json.dumps(told))
-    if result.is_complete:
+    if given["progress"] == "json":
+        click.echo(json.dumps({"event": "ended", **told}), err=True)
+    elif result.is_complete:
         if summary.rows and sys.stderr.isatty():
             Console(stderr=True).print(shown(summary))
         click.echo(_whole(result, order, elapsed_s), err=True)
-        return
+    else:
+        _tell_how_to_go_on(result, order)
+
+
+def _tell_how_to_go_on(result: Result, order: Order) -> None:
     if result.message:
         warn(result.message)
     of = "" if result.tally.total is None else f" of {result.tally.total:,}"
-    more = "; with a higher limit" if result.why == "budget" else ""
+    raised = "with a higher limit, " if result.why == "budget" else ""
     click.echo(
-        f"Stopped: {result.tally.done:,}{of} rows are done and kept in {order.output}.parts"
-        f"{more}, this goes on with the rest: {_same_command()}",
+        f"Stopped: {result.tally.done:,}{of} rows are done and kept in {order.output}.parts; "
+        f"{raised}this goes on with the rest: {_same_command()}",
         err=True,
     )
 

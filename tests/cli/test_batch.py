@@ -176,7 +176,7 @@ def test_a_template_a_report_and_progress_for_programs(batch: Call, tmp_path: Pa
     events = [json.loads(said) for said in result.stderr.splitlines() if said.startswith("{")]
     assert result.exit_code == 0
     assert events[0] == {"event": "found", "rows": 0, "notes": []}
-    assert (events[-1]["event"], events[-1]["done"]) == ("progress", 4)
+    assert [(one["event"], one["done"]) for one in events[-2:]] == [("progress", 4), ("ended", 4)]
     told = written(tmp_path / "out.jsonl")
     assert len(told) == 4
     assert all(one["receipt"]["prompt"].startswith("Repeat: Say") for one in told)
