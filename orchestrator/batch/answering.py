@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Callable, Mapping
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass, replace
 from decimal import Decimal
 from pathlib import Path
@@ -205,7 +205,7 @@ class Answerer:
             UnknownPrice: money is limited, and nobody knows what a model costs.
             LedgerError: spending cannot be counted.
         """
-        question = self._ask(row)
+        question = self._question(row)
         if isinstance(question, Failure):
             return _unasked(row, question, self._clock.now().timestamp())
         receipts: list[Receipt] = []
@@ -227,6 +227,12 @@ class Answerer:
             **self._told_of(receipts),
         )
 
+    def _question(self, row: Row) -> Question | Failure:
+        try:
+            return self._ask(row)
+        except Exception as error:  # noqa: BLE001 - one row's bug must not end the others
+            return _failure(error)
+
     async def _read_answer(
         self, row: Row, request: RequestConfig, receipts: list[Receipt]
     ) -> Outcome:
@@ -238,8 +244,9 @@ class Answerer:
         parsed = reader.read(response.content)
         if parsed.problem:
             once_more = asked_again(request, response.content, parsed.problem)
-            response = await self._patiently(once_more, receipts)
-            parsed = reader.read(response.content)
+            with suppress(NotAsked):  # then the first answer, which is paid for, is what there is
+                response = await self._patiently(once_more, receipts)
+                parsed = reader.read(response.content)
         return _answered(row, response, parsed)
 
     def _reader(self, request: RequestConfig) -> AnswerReader | None:
@@ -376,19 +383,20 @@ async def answerer(
 
 def failed(row: Row, error: Exception) -> Outcome:
     """The outcome of a row that has no answer."""
-    fault = fault_of(error)
     return Outcome(
         position=row.position,
         line=row.line,
         custom_id=row.custom_id,
         digest=row.digest,
         status="failed",
-        failure=Failure(
-            kind=type(error).__name__,
-            message=describe(error).removeprefix(f"{type(error).__name__}: "),
-            status=fault.status,
-        ),
+        failure=_failure(error),
     )
+
+
+def _failure(error: Exception) -> Failure:
+    kind = type(error).__name__
+    said = describe(error).removeprefix(f"{kind}: ")
+    return Failure(kind=kind, message=said, status=fault_of(error).status)
 
 
 def unreadable(row: BadRow, at_s: float) -> Outcome:
@@ -434,7 +442,7 @@ def _answered(row: Row, response: OrchestratorResponse, parsed: Parsed) -> Outco
     if parsed.problem:
         failure = Failure(
             kind="InvalidAnswer",
-            message=f"the answer is not what the schema wants, asked twice: {parsed.problem}",
+            message=f"the answer is not what the schema wants: {parsed.problem}",
             status=502,
         )
     return Outcome(

@@ -432,7 +432,7 @@ def _take(descriptor: int, path: Path) -> None:
     locks, the owner's name stands in the file, and it is looked whether that process still runs.
     """
     here = this_process()
-    owner = os.pread(descriptor, 4096, 0).decode("utf-8", "replace") if _CAN_READ else ""
+    owner = os.read(descriptor, 4096).decode("utf-8", "replace")
     try:
         is_free = _flock(descriptor) or not owner or is_gone(owner, here)
     except (BlockingIOError, ValueError):
@@ -444,10 +444,8 @@ def _take(descriptor: int, path: Path) -> None:
             "or choose another output"
         )
     os.ftruncate(descriptor, 0)
-    os.pwrite(descriptor, str(here).encode(), 0)
-
-
-_CAN_READ = hasattr(os, "pread")
+    os.lseek(descriptor, 0, os.SEEK_SET)
+    os.write(descriptor, str(here).encode())
 
 
 def _flock(descriptor: int) -> bool:

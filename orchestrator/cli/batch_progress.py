@@ -77,7 +77,7 @@ class Silent:
 
     def stopping(self, why: Why, tally: Tally) -> None:
         if tally.in_flight:
-            note(f"{WORDS[why]}; {count(tally.in_flight, 'row')} under way will still be answered")
+            note(f"{WORDS[why]}; what is under way ({count(tally.in_flight, 'row')}) ends first")
 
     def close(self) -> None:
         """Nothing more is shown."""

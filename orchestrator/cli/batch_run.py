@@ -22,6 +22,7 @@ from orchestrator.batch.outcome import Outcome
 from orchestrator.batch.parts import PartsFolder
 from orchestrator.batch.reading import open_rows
 from orchestrator.batch.report import write_report
+from orchestrator.batch.schemas import AnswerReader
 from orchestrator.batch.showing import shown
 from orchestrator.batch.sources import InputError, Source, source_of
 from orchestrator.batch.summary import Summary
@@ -161,6 +162,8 @@ def _options(given: Mapping[str, Any], setting: Setting) -> Options:
         )
     except ValidationError as error:
         refuse(error)
+    if request.response_format is not None:
+        AnswerReader(request.response_format)  # which refuses a schema that is none
     if request.model is not None:
         fitted = setting.fit(request)
         request = fitted.request

@@ -5,7 +5,7 @@ from typing import Any
 
 from adapters import MockAdapter, ModelConfig
 from orchestrator import EnhancedOrchestrator, OrchestratorConfig, RequestConfig
-from orchestrator.batch.answering import Answerer
+from orchestrator.batch.answering import Answerer, LimitReached
 from orchestrator.batch.asking import Question
 from orchestrator.batch.outcome import Failure, Outcome
 from orchestrator.batch.rows import Row
@@ -15,12 +15,13 @@ SCHEMA = {"type": "object", "required": ["city"]}
 WANTED: dict[str, Any] = {"type": "json_schema", "json_schema": {"name": "x", "schema": SCHEMA}}
 
 
+def configured() -> OrchestratorConfig:
+    model = ModelConfig.model_validate({"provider": "openai", "model": "gpt-5-mini"})
+    return OrchestratorConfig(models={"gpt": model})
+
+
 async def answered(asked: Question | Failure, *says: str) -> tuple[Outcome, MockAdapter]:
-    config = OrchestratorConfig(
-        models={
-            "gpt": ModelConfig(provider="openai", model="gpt-5-mini")  # type: ignore[arg-type]
-        }
-    )
+    config = configured()
     mock = MockAdapter(list(says))
     async with EnhancedOrchestrator(config, adapters={"gpt": mock}) as engine:
         answer = Answerer(engine, lambda row: asked, stopping=asyncio.Event(), keeps_receipts=True)
@@ -96,3 +97,38 @@ async def test_what_nobody_foresaw_ends_one_row_and_says_nothing_of_its_own() ->
     assert outcome.failure is not None
     assert outcome.failure.kind == "RuntimeError"
     assert "sk-secret" not in str(outcome)
+
+
+async def test_a_limit_between_two_answers_leaves_the_first() -> None:
+    """It is paid for, and says what is wrong with it; the row is not asked all over again."""
+    config = configured()
+    async with EnhancedOrchestrator(config, adapters={"gpt": MockAdapter(["Ulm"])}) as engine:
+        answer = Answerer(
+            engine, lambda row: question(response_format=WANTED), stopping=asyncio.Event()
+        )
+        real, asked = answer._within_cap, 0
+
+        async def within_cap(*about: Any) -> Any:
+            nonlocal asked
+            asked += 1
+            if asked > 1:
+                raise LimitReached("enough")
+            return await real(*about)
+
+        answer._within_cap = within_cap  # type: ignore[method-assign]
+        outcome = await answer(ROW)
+
+    assert (outcome.status, outcome.text, outcome.use[0].calls) == ("failed", "Ulm", 1)
+
+
+async def test_a_question_that_cannot_even_be_put_is_a_failure_of_its_row() -> None:
+    """A fault in what makes questions of rows ends no other row."""
+
+    def ask(row: Row) -> Question | Failure:
+        raise KeyError("sk-secret")
+
+    config = configured()
+    async with EnhancedOrchestrator(config, adapters={"gpt": MockAdapter([])}) as engine:
+        outcome = await Answerer(engine, ask, stopping=asyncio.Event())(ROW)
+
+    assert outcome.failure == Failure(kind="KeyError", message="KeyError", status=500)

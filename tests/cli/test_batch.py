@@ -193,12 +193,14 @@ def test_a_template_a_report_and_progress_for_programs(batch: Call, tmp_path: Pa
         (["-o", "{folder}/out.docx"], "let it end in .jsonl"),
         (["--concurrency", "0"], "--concurrency"),
         (["-m", "gtp"], "did you mean 'gpt'"),
+        (["--schema", "{folder}/schema.json"], "The schema is no JSON Schema"),
     ],
 )
 def test_what_cannot_be_done_is_refused_before_anything_is_asked(
     batch: Call, elsewhere: Simulator, tmp_path: Path, words: list[str], said: str
 ) -> None:
     """Exit code 2, with what to do about it."""
+    (tmp_path / "schema.json").write_text('{"type": "nothing"}')
     before = elsewhere.requests.total
 
     result = batch(*(word.format(folder=tmp_path) for word in words))
