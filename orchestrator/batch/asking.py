@@ -91,7 +91,7 @@ def _question(fields: Mapping[str, object], options: Options) -> Question:
         return _from_body(parameters, options, others)
     if "prompt" in fields:
         why = "a row with a prompt has no parameters; write messages, or set it for all rows"
-        ignored = dict.fromkeys(fields.keys() & _KNOWN, why)
+        ignored = dict.fromkeys(fields.keys() & (_KNOWN | {"system"}), why)
         return _prompted(fields["prompt"], options, ignored)
     if "body" in fields:
         return _from_line(fields, options)

@@ -9,7 +9,8 @@ otherwise one row.
 
 from array import array
 from bisect import bisect_right
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
+from contextlib import closing
 from dataclasses import dataclass
 from heapq import nsmallest
 from itertools import islice, pairwise
@@ -30,6 +31,8 @@ from orchestrator.batch.sources import (
     source_of,
 )
 
+Rows = Generator[Row | BadRow, None, None]
+
 EVERY_BYTES = 4 * 2**20  # how far apart the marks of an index are
 
 
@@ -42,7 +45,7 @@ def open_rows(
     seed: int = 0,
     shuffle: int | None = None,
     stdin: BinaryIO | None = None,
-) -> Iterator[Row | BadRow]:
+) -> Rows:
     """The rows of an input. Drawn first, then shuffled, then cut to the limit.
 
     Args:
@@ -56,7 +59,7 @@ def open_rows(
         stdin: What stands in for stdin.
 
     Returns:
-        Rows as they are read. Closing the iterator closes the file.
+        Rows as they are read. Closing them closes the file.
 
     Raises:
         InputError: at once, where nothing says what the input is; later, where it cannot be read,
@@ -66,10 +69,10 @@ def open_rows(
     rows = _in_order(found, stdin) if shuffle is None else _shuffled(found, shuffle)
     if sample is not None:
         rows = _drawn(found, rows, sample, seed)
-    return rows if limit is None else islice(rows, limit)
+    return rows if limit is None else _first(rows, limit)
 
 
-def _in_order(source: Source, stdin: BinaryIO | None) -> Iterator[Row | BadRow]:
+def _in_order(source: Source, stdin: BinaryIO | None) -> Rows:
     if source.form == "parquet":
         assert source.path is not None, "source_of has said so"
         for position, fields in enumerate(parquet.read(source.path)):
@@ -116,13 +119,17 @@ def _row_of(position: int, line: int, fields: dict[str, object]) -> Row | BadRow
 # Some of them.
 
 
-def _drawn(
-    source: Source, rows: Iterator[Row | BadRow], sample: int, seed: int
-) -> Iterator[Row | BadRow]:
+def _first(rows: Rows, limit: int) -> Rows:
+    with closing(rows):
+        yield from islice(rows, limit)
+
+
+def _drawn(source: Source, rows: Rows, sample: int, seed: int) -> Rows:
     if source.form != "parquet":
         need_file(source, "Drawing a sample reads the input twice, which")
     wanted = draw(_count(source), sample, seed)
-    yield from islice((row for row in rows if row.position in wanted), len(wanted))
+    with closing(rows):
+        yield from islice((row for row in rows if row.position in wanted), len(wanted))
 
 
 def draw(count: int, sample: int, seed: int) -> frozenset[int]:
@@ -155,7 +162,7 @@ def _count(source: Source) -> int:
 # In another order.
 
 
-def _shuffled(source: Source, seed: int) -> Iterator[Row | BadRow]:
+def _shuffled(source: Source, seed: int) -> Rows:
     if source.form == "parquet":
         raise InputError(f"{source.name}: Parquet is read in order only; leave --shuffle out")
     need_file(source, "Shuffling")
@@ -233,7 +240,7 @@ def index_of(source: Source, *, every_bytes: int = EVERY_BYTES) -> Index:
     return Index(rows=rows, size=size, marks=tuple(marks))
 
 
-def rows_between(source: Source, start: int, end: int, index: Index) -> Iterator[Row | BadRow]:
+def rows_between(source: Source, start: int, end: int, index: Index) -> Rows:
     """The rows whose first byte is within a range; ranges that meet share no row and miss none.
 
     Args:

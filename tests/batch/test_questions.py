@@ -1,5 +1,9 @@
 """What a row asks is told by its shape and by what is set for all rows; nothing gets lost."""
 
+import gzip
+import io
+from pathlib import Path
+
 import orjson
 import pytest
 from hypothesis import given, settings
@@ -9,10 +13,12 @@ from adapters import ModelConfig
 from orchestrator.batch import asking
 from orchestrator.batch.asking import Options, Question, config_digest, question_of
 from orchestrator.batch.outcome import Failure
+from orchestrator.batch.reading import open_rows
 from orchestrator.batch.rows import BadRow, Row
 from orchestrator.config import OrchestratorConfig, RequestConfig
 from orchestrator.errors import UnknownModel
 from orchestrator.patterns import PatternLibrary
+from orchestrator.prompts import conversation
 from orchestrator.wire.chat import ChatBody, asked_of
 from orchestrator.wire.reading import read_body
 
@@ -55,10 +61,10 @@ def test_a_prompt_is_asked_with_what_is_set_for_all_rows() -> None:
 
 def test_a_parameter_beside_a_prompt_is_reported() -> None:
     """A table may have a column of that name, and a line may mean it: nobody can tell."""
-    question = asked({"prompt": "hi", "temperature": 0.1, "city": "Ulm"})
+    question = asked({"prompt": "hi", "temperature": 0.1, "system": "Be brief.", "city": "Ulm"})
 
-    assert question.request.temperature is None
-    assert list(question.ignored) == ["temperature"]
+    assert question.request == RequestConfig(prompt="hi")
+    assert question.ignored.keys() == {"temperature", "system"}
 
 
 def test_messages_are_asked_with_the_parameters_beside_them() -> None:
@@ -166,6 +172,42 @@ def test_a_bad_row_is_the_outcome_that_it_says() -> None:
     failure = question_of(BadRow(position=0, line=1, problem="is not JSON"), Options())
 
     assert failure == Failure(kind="InvalidRow", message="Line 1: is not JSON", status=400)
+
+
+# Formats.
+
+SAME: dict[str, bytes] = {
+    "prompt.jsonl": b'{"prompt": "hi"}\n',
+    "chat.jsonl": orjson.dumps({"messages": MESSAGES}),
+    "openai.jsonl": orjson.dumps({"custom_id": "a", **line(messages=MESSAGES)}),
+    "table.csv": b'id,prompt\n1,"hi"\n',
+    "table.tsv": b"id\tprompt\n1\thi\n",
+    "lines.txt": b"hi\n",
+    "packed.jsonl.gz": gzip.compress(b'{"prompt": "hi"}\n'),
+    "table.parquet": b"",
+}
+
+
+@pytest.mark.parametrize("name", SAME)
+def test_the_same_is_asked_whatever_file_it_stands_in(tmp_path: Path, name: str) -> None:
+    """A prompt and a message of it are one question, and so is one that came through a pipe."""
+    path = tmp_path / name
+    path.write_bytes(SAME[name])
+    if name.endswith(".parquet"):
+        pyarrow = pytest.importorskip("pyarrow", reason="the extra 'parquet' is not installed")
+        parquet = pytest.importorskip("pyarrow.parquet")
+        parquet.write_table(pyarrow.table({"id": [1], "prompt": ["hi"]}), path)
+
+    questions = [question_of(row, Options()) for row in open_rows(path)]
+    if not name.endswith(".parquet"):
+        form = name.partition(".")[2].replace("txt", "text")
+        piped = open_rows("-", form=form, stdin=io.BytesIO(SAME[name]))
+        assert [question_of(row, Options()) for row in piped] == questions
+
+    (question,) = questions
+    assert isinstance(question, Question)
+    assert question.ignored == {}
+    assert conversation(question.request) == ({"role": "user", "content": "hi"},)
 
 
 # Templates.

@@ -7,6 +7,7 @@ import io
 import itertools
 import json
 import lzma
+import os
 import resource
 import tracemalloc
 from collections.abc import Callable
@@ -292,7 +293,49 @@ def test_no_bytes_break_the_reader(content: bytes, form: str) -> None:
 
     assert [row.position for row in rows] == list(range(len(rows)))
     assert all(1 <= row.line <= content.count(b"\n") + 1 for row in rows)
-    assert all(row.problem for row in rows if isinstance(row, BadRow))
+    assert all(row.problem if isinstance(row, BadRow) else row.digest for row in rows)
+
+
+NUMBERS = st.integers(-(2**70), 2**70) | st.floats()
+JSON = st.recursive(
+    st.none() | st.booleans() | NUMBERS | st.text(st.characters(), max_size=4),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=3), inner),
+    max_leaves=5,
+)
+
+
+@settings(max_examples=50)
+@given(st.dictionaries(st.sampled_from(["prompt", "custom_id", "x"]), JSON), st.integers(0, 80))
+def test_every_line_that_is_read_has_a_digest(fields: dict[str, object], levels: int) -> None:
+    """Numbers of any size, halves of characters, and as deep as it may be."""
+    deep: object = 0
+    for _ in range(levels):
+        deep = [deep]
+
+    (row,) = read(json.dumps({**fields, "deep": deep}).encode())
+
+    assert isinstance(row, BadRow) or len(row.digest) == 32
+
+
+@pytest.mark.parametrize(("name", "more"), [("a.txt", {}), ("a.txt", {"limit": 3, "sample": 5})])
+def test_closing_the_rows_closes_the_file(tmp_path: Path, name: str, more: dict[str, int]) -> None:
+    """Whoever stops in the middle leaves nothing open."""
+    path = file(tmp_path, name, b"1\n" * 50)
+    rows = open_rows(path, **more)  # type: ignore[arg-type]
+    next(rows)
+    assert open_files(path) == 1
+
+    rows.close()
+
+    assert open_files(path) == 0
+
+
+def open_files(path: Path) -> int:
+    """How often this process has a file open."""
+    links = Path("/proc/self/fd")
+    if not links.is_dir():
+        pytest.skip("only /proc tells which files are open")
+    return sum(os.path.realpath(link) == str(path.resolve()) for link in links.iterdir())
 
 
 # Ranges.
