@@ -320,6 +320,14 @@ def _line_of(name: str, source: str) -> int:
 # Rendering.
 
 
+def check_syntax(source: str) -> None:
+    """Raise `PatternError` for what is no template; what it names is seen when it is filled."""
+    try:
+        _compiled(source)
+    except jinja2.TemplateSyntaxError as error:
+        raise PatternError(f"the template, line {error.lineno}: {error.message}") from error
+
+
 def render(source: str, values: Mapping[str, object], *, limit: int) -> str:
     """Fill a template of an operator's with values that are never rendered again.
 

@@ -12,7 +12,7 @@ from orchestrator.batch.outcome import Failure
 from orchestrator.batch.rows import BadRow, Row
 from orchestrator.config import OrchestratorConfig, RequestConfig, public_address
 from orchestrator.errors import PatternError
-from orchestrator.patterns import Pattern, render
+from orchestrator.patterns import Pattern, check_syntax, render
 from orchestrator.resolve import resolve
 from orchestrator.wire.chat import ChatBody, asked_of
 from orchestrator.wire.errors import Refused
@@ -39,11 +39,17 @@ class Options:
         template: Makes the prompt of a row's columns; "" takes the row as it is. The columns are
             values by their names, and all together `row`.
         names: The deployments, routes and panels of the configuration.
+
+    Raises:
+        PatternError: the template is none.
     """
 
     request: RequestConfig = field(default_factory=RequestConfig)
     template: str = ""
     names: frozenset[str] = frozenset()
+
+    def __post_init__(self) -> None:
+        check_syntax(self.template)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -3,7 +3,7 @@
 A row that cannot be read is a `BadRow` in its place, and the next one follows. Positions are those
 in the whole input, however few of its rows are read.
 
-What is kept in memory: for `sample` the positions that were drawn; for `shuffle` 24 bytes a row;
+What is kept in memory: for `sample` the positions that were drawn; for `shuffle` 16 bytes a row;
 otherwise one row.
 """
 
@@ -166,11 +166,11 @@ def _shuffled(source: Source, seed: int) -> Rows:
     if source.form == "parquet":
         raise InputError(f"{source.name}: Parquet is read in order only; leave --shuffle out")
     need_file(source, "Shuffling")
-    offsets, lines = array("Q"), array("Q")
+    offsets, lines = array("Q"), array("I")
     for record, _ in _scanned(source):
         offsets.append(record.start.offset)
         lines.append(record.start.line)
-    order = array("Q", range(len(offsets)))
+    order = array("I", range(len(offsets)))
     Random(seed).shuffle(order)
     with opened(source) as stream:
         layout, _ = layout_of(source.form, stream)

@@ -188,7 +188,8 @@ def _binned(spread: Spread) -> tuple[list[Bar], list[str]]:
         count = sum(spread.counts[bucket] for bucket in range(low, low + width))
         label = f"{_bound(spread, low - 1)} to {_bound(spread, low + width - 1)}"
         found.append(Bar(label=label, value=count, told=f"{count:,} rows"))
-    return found, [_bound(spread, first - 1), _bound(spread, last)]
+    end = first - 1 + width * len(found)
+    return found, [_bound(spread, bucket) for bucket in (first - 1, (first - 1 + end) // 2, end)]
 
 
 def _bound(spread: Spread, bucket: int) -> str:

@@ -108,9 +108,13 @@ class _Counted:
         self.count = 0
 
     def __iter__(self) -> Iterator[Outcome]:
-        for outcome in self._outcomes:
-            yield outcome
-            self.count += 1
+        try:
+            for outcome in self._outcomes:
+                yield outcome
+                self.count += 1
+        except OSError as error:  # else it would be said of the file that is written
+            why = error.strerror or error
+            raise OutputError(f"What is to be written cannot be read: {why}") from error
 
 
 def encoded(

@@ -2,6 +2,7 @@
 
 import gzip
 import io
+import pickle
 from pathlib import Path
 
 import orjson
@@ -16,7 +17,7 @@ from orchestrator.batch.outcome import Failure
 from orchestrator.batch.reading import open_rows
 from orchestrator.batch.rows import BadRow, Row
 from orchestrator.config import OrchestratorConfig, RequestConfig
-from orchestrator.errors import UnknownModel
+from orchestrator.errors import PatternError, UnknownModel
 from orchestrator.patterns import PatternLibrary
 from orchestrator.prompts import conversation
 from orchestrator.wire.chat import ChatBody, asked_of
@@ -229,7 +230,6 @@ def test_a_template_fills_in_columns_as_values() -> None:
     ("template", "said"),
     [
         ("{{ wrod }}", "'wrod' is undefined; the row has 'word'"),
-        ("{{ word", "TemplateSyntaxError"),
         ("{{ word.__class__.__mro__ }}", "unsafe"),
         ("{{ row.update({}) }}", "unsafe"),
         ("{{ 1 / 0 }}", "ZeroDivisionError"),
@@ -239,6 +239,19 @@ def test_a_template_fills_in_columns_as_values() -> None:
 def test_a_template_that_fails_is_the_rows_outcome(template: str, said: str) -> None:
     """It cannot reach out of its sandbox, and not every row may have what it names."""
     assert said in refused({"word": "hi"}, Options(template=template)).message
+
+
+def test_what_is_no_template_is_said_before_a_row_is_read() -> None:
+    """Every row would fail for it."""
+    with pytest.raises(PatternError, match="the template, line 2: unexpected"):
+        Options(template="Define\n{{ word } }}")
+
+
+def test_options_can_be_sent_to_another_process() -> None:
+    """Each of them turns rows into questions by itself."""
+    options = Options(request=RequestConfig(model="gpt"), template="{{ x }}")
+
+    assert pickle.loads(pickle.dumps(options)) == options
 
 
 def test_a_template_cannot_fill_the_memory(monkeypatch: pytest.MonkeyPatch) -> None:

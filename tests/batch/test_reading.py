@@ -90,6 +90,14 @@ def test_stdin_needs_a_format_and_may_be_compressed() -> None:
         open_rows("-")
 
 
+def test_a_program_without_stdin_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Services have none."""
+    monkeypatch.setattr("sys.stdin", None)
+
+    with pytest.raises(InputError, match="There is no stdin"):
+        next(open_rows("-", form="text"))
+
+
 @pytest.mark.parametrize(
     ("name", "form", "said"),
     [
@@ -446,6 +454,17 @@ def test_a_shuffle_gives_every_row_once_where_it_is(tmp_path: Path, form: str) -
     drawn = draw(len(whole), 9, 0)
     some = [row for row in shuffled if row.position in drawn]
     assert list(open_rows(path, shuffle=3, sample=9)) == some
+
+
+def test_a_file_that_changes_while_it_is_shuffled_is_refused(tmp_path: Path) -> None:
+    """Whatever stands at a place now is not the row that stood there."""
+    path = file(tmp_path, "a.txt", b"".join(b"%d" % place * 9_000 + b"\n" for place in range(9)))
+    rows = open_rows(path, shuffle=1)
+    next(rows)
+    path.write_bytes(b"")
+
+    with pytest.raises(InputError, match="was changed while it was read"):
+        list(rows)
 
 
 def test_what_cannot_be_read_twice_is_not_shuffled(tmp_path: Path) -> None:
