@@ -42,6 +42,7 @@ FATAL = (LedgerError, UnknownPrice, BatchError)  # no other row would fare bette
 BUSY_TRIES = 20  # how often a row comes again to models that are all left alone for a while
 BUSY_S = 30.0  # the longest wait before it does
 OTHERS_S = 0.2  # how soon it is looked again whether another process has given money back
+MOST_NANOUSD = 2**62  # a limit that nobody reaches: what has none is not counted
 HOLD_S = 24 * 3600.0  # longer than any run may take
 
 
@@ -116,8 +117,8 @@ class Cap:
         """Count what rows have cost before, as far as the ledger has not heard of it."""
         spent = (await self._ledger.standing([self.scope]))[0].spent.money_nanousd
         if spent_nanousd > spent:
-            of_all = replace(self.scope, caps=Caps())
-            held = await self._ledger.reserve(Amount(), [of_all])
+            any_sum = replace(self.scope, caps=Caps(money_nanousd=MOST_NANOUSD))
+            held = await self._ledger.reserve(Amount(), [any_sum])
             await self._ledger.settle(held, Amount(money_nanousd=spent_nanousd - spent))
 
     async def hold(self, needed_nanousd: int) -> str:
