@@ -13,7 +13,7 @@ from typing import BinaryIO
 import orjson
 
 from orchestrator.batch.sources import Format, InputError
-from orchestrator.wire.reading import DEPTH, depth
+from orchestrator.wire.bounds import DEPTH, depth
 
 MOST_BYTES = 16 * 2**20  # of one row
 _PIECE_BYTES = 2**16  # of what is read over

@@ -15,7 +15,7 @@ from referencing.exceptions import Unresolvable
 from orchestrator.config import RequestConfig
 from orchestrator.errors import InvalidRun
 from orchestrator.prompts import conversation
-from orchestrator.wire.reading import DEPTH, depth
+from orchestrator.wire.bounds import DEPTH, depth
 
 LEVELS = DEPTH - 8  # of an answer; what is written has some around it, and is to be read again
 MOST_CHARACTERS = 300  # of what is said about an answer; it quotes from it

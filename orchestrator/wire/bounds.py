@@ -37,6 +37,23 @@ def check_bounds(body: bytes) -> None:
         raise Refused(f"The body nests more than {DEPTH} levels deep", code="too_deep")
 
 
+def depth(value: object) -> int:
+    """How deep a value nests, counted no further than is needed to know that it is too deep.
+
+    >>> depth({"a": [1, [2]]}), depth("text")
+    (3, 0)
+    """
+    deepest = 0
+    todo: list[tuple[object, int]] = [(value, 1)]
+    while todo and deepest <= DEPTH:
+        one, level = todo.pop()
+        if isinstance(one, (dict, list, tuple)):
+            deepest = max(deepest, level)
+            inside = one.values() if isinstance(one, dict) else one
+            todo.extend((each, level + 1) for each in inside)
+    return deepest
+
+
 def outside_texts(body: bytes) -> bytes:
     r"""What stands between the texts of some JSON.
 
