@@ -62,9 +62,3 @@ def know(config: OrchestratorConfig) -> None:
     with suppress(ConfigError):  # nobody can connect with that
         found |= secrets_in(ledger_url(config))
     Redacting.know(found)
-
-
-def redact_last_resort() -> None:
-    """Redact what Python prints of warnings where no log is set up, as in a command."""
-    if logging.lastResort is not None:
-        logging.lastResort.setFormatter(Redacting("%(message)s"))

@@ -12,8 +12,9 @@ import pytest
 
 from adapters import LLMProvider, ModelConfig, Redactor
 from orchestrator import OrchestratorConfig
+from orchestrator.cli.last_resort import redact_last_resort
 from orchestrator.config import LedgerConfig
-from orchestrator.redaction import LONGEST, PRESENTED, Redacting, know, redact_last_resort
+from orchestrator.redaction import LONGEST, PRESENTED, Redacting, know
 from tests.test_secrets import leaks, secret
 
 SECRETS = {

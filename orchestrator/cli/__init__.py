@@ -9,6 +9,7 @@ from typing import IO, Any
 
 import click
 
+from orchestrator.cli.last_resort import redact_last_resort
 from orchestrator.cli.text import did_you_mean
 
 # One row a command: `module_of` says where it is, its click command is `command` there.
@@ -168,8 +169,6 @@ def main(debug: bool) -> None:
         if getattr(sys, name) is None:  # closed by the caller: `>&-`
             setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))  # noqa: PTH123, SIM115
         _never_fail_to_encode(getattr(sys, name))
-    from orchestrator.redaction import redact_last_resort
-
     redact_last_resort()
 
 

@@ -18,8 +18,9 @@ Examples:
   orchestrator serve --host 0.0.0.0 --workers 2
 
 \b
-The configuration and its patterns are read again when they change, and for SIGHUP. Requests under
-way end as they began; on a mistake the last good configuration stays, and the log says where it is.
+The configuration and its patterns are read again when they change, and for SIGHUP. Requests
+under way end as they began; on a mistake the last good configuration stays, and the log says
+where it is.
 
 \b
 SIGTERM and Ctrl-C let requests under way end, for `server.drain_s` at most; twice ends at once.
