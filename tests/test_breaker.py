@@ -284,6 +284,11 @@ def test_the_failure_that_opens_a_breaker_may_park_it(breaker: Breaker) -> None:
     assert breaker.state.probe_in_s == 300
 
 
+def test_no_circuit_is_kept_in_redis() -> None:
+    """Whose client takes 6 MB, is not loaded for it where it is installed."""
+    assert not sys.modules["pybreaker"].HAS_REDIS_SUPPORT
+
+
 async def test_one_of_a_thousand_tasks_probes(breaker: Breaker, clock: FakeClock) -> None:
     """All the others are refused at once, whatever the order in which they come."""
     fail(breaker, 3)

@@ -81,6 +81,7 @@ async def main():
     import litellm
     assert litellm.suppress_debug_info and not litellm.telemetry and litellm.num_retries == 0
     assert "litellm.proxy.proxy_server" not in sys.modules
+    assert litellm.utils.json_data is None and litellm.utils.claude_json_str
     for name in ("LiteLLM", "httpx", "openai"):
         logging.getLogger(name).debug("Bearer k3y-Zq7Wm2Xv9Rt4Lp8N")
         logging.getLogger(name).warning("Bearer k3y-Zq7Wm2Xv9Rt4Lp8N")
