@@ -1,9 +1,11 @@
 """What the gateway says of itself: that it lives, what it offers, what it counts."""
 
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -33,18 +35,32 @@ WITHOUT_LITELLM = """
 import asyncio, sys
 from pathlib import Path
 import httpx
-from adapters import ModelConfig
-from orchestrator import EnhancedOrchestrator, OrchestratorConfig
+from adapters import MockAdapter, ModelConfig
+from orchestrator import EnhancedOrchestrator, OrchestratorConfig, RequestConfig
+from orchestrator.config import CacheConfig
 from orchestrator.server import run, workers
 from orchestrator.server.app import create_app
 
+CONFIG = OrchestratorConfig(
+    models={"one": ModelConfig(provider="openai", model="gpt-5-mini", api_key="k")},
+    cache=CacheConfig(),
+)
+ASK = {"model": "one", "messages": [{"role": "user", "content": "Why?"}]}
+
 async def main():
-    models = {"one": ModelConfig(provider="openai", model="gpt-5-mini", api_key="k")}
-    gate = create_app(EnhancedOrchestrator(OrchestratorConfig(models=models)))
-    transport = httpx.ASGITransport(gate)
+    async with EnhancedOrchestrator(CONFIG, adapters={"one": MockAdapter(["Because."])}) as before:
+        await before.execute_request(RequestConfig(messages=ASK["messages"], model="one"))
+    engine = EnhancedOrchestrator(CONFIG)
+    transport = httpx.ASGITransport(create_app(engine))
     async with httpx.AsyncClient(transport=transport, base_url="http://localhost") as client:
         for path in ("/health", "/ready", "/metrics", "/docs", "/openapi.json", "/v1/models"):
             assert (await client.get(path)).status_code == 200, path
+        for _ in range(3):
+            reply = await client.post("/v1/chat/completions", json=ASK)
+            assert reply.json()["choices"][0]["message"]["content"] == "Because.", reply.text
+        streamed = await client.post("/v1/chat/completions", json=ASK | {"stream": True})
+        assert "Because." in streamed.text, streamed.text
+    await engine.aclose()
 
 asyncio.run(main())
 print("litellm" in sys.modules)
@@ -66,13 +82,17 @@ async def test_pages_answer_in_their_kind(gateway: Any) -> None:
     assert wrong.headers["allow"] == "GET"
 
 
-def test_neither_health_nor_a_start_loads_litellm() -> None:
+def test_neither_a_start_nor_a_page_nor_a_cached_answer_loads_litellm(tmp_path: Path) -> None:
     """A gateway is there before the seconds that litellm takes, and lives without it."""
     done = subprocess.run(
-        [sys.executable, "-c", WITHOUT_LITELLM], capture_output=True, text=True, check=True
+        [sys.executable, "-c", WITHOUT_LITELLM],
+        capture_output=True,
+        text=True,
+        check=False,
+        env=os.environ | {"ORCHESTRATOR_HOME": str(tmp_path / "home")},
     )
 
-    assert done.stdout.strip() == "False"
+    assert (done.stdout.strip(), done.stderr) == ("False", "")
 
 
 def test_every_route_is_described_with_what_it_wants() -> None:
