@@ -54,15 +54,6 @@ def depth(value: object) -> int:
     return deepest
 
 
-def outside_texts(body: bytes) -> bytes:
-    r"""What stands between the texts of some JSON.
-
-    >>> outside_texts(rb'{"a": NaN, "b": "NaN, \" and \\"}')
-    b'{: NaN, : }'
-    """
-    return b"".join(_unescaped(body).split(b'"')[::2])
-
-
 def _signs(body: bytes) -> bytes | None:
     """The brackets and commas between its texts; None where there are too many texts to look."""
     unescaped = _unescaped(body)

@@ -1,13 +1,13 @@
 """Read the JSON of a request into a checked value, or say what is wrong as OpenAI would."""
 
-import re
 from collections.abc import Sequence
+from math import isfinite
 from types import NoneType, UnionType
 from typing import Annotated, TypeVar, Union, get_args, get_origin
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from orchestrator.wire.bounds import check_bounds, outside_texts
+from orchestrator.wire.bounds import check_bounds
 from orchestrator.wire.errors import Refused
 from orchestrator.yaml_source import suggestion
 
@@ -17,7 +17,6 @@ TokenLimit = Annotated[int, Field(gt=0, le=10**8)]  # beyond any model, within w
 Seed = Annotated[int, Field(ge=-(2**63), lt=2**63)]
 
 Checked = TypeVar("Checked", bound="Body")
-_NO_NUMBER = re.compile(rb"NaN|Infinity")
 
 
 class Body(BaseModel):
@@ -38,13 +37,30 @@ def read_body(kind: type[Checked], body: bytes) -> Checked:
         checked = kind.model_validate_json(body)
     except ValidationError as error:
         raise _refusal(kind, error) from None
-    # Words that are no JSON, though most parsers take them for numbers.
-    if (b"NaN" in body or b"Infinity" in body) and _NO_NUMBER.search(outside_texts(body)):
+    if not _is_finite(checked):
         raise Refused(
-            "The body is not the JSON object that is wanted (NaN and Infinity are no numbers)",
+            "The body is not the JSON object that is wanted (NaN, Infinity and what lies beyond "
+            "1.8e308 are no numbers)",
             code="invalid_json",
         )
     return checked
+
+
+def _is_finite(body: BaseModel) -> bool:
+    """Whether all its numbers are; in fields of any kind, pydantic takes `NaN` and `1e999` too."""
+    todo: list[object] = [body]
+    while todo:
+        match todo.pop():
+            case float() as number:
+                if not isfinite(number):
+                    return False
+            case dict() as fields:
+                todo.extend(fields.values())
+            case list() | tuple() as values:
+                todo.extend(values)
+            case BaseModel() as part:
+                todo.extend(getattr(part, name) for name in part.model_fields_set)
+    return True
 
 
 def read_part(kind: type[Checked], value: object, *, within: str) -> Checked:

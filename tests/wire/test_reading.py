@@ -156,6 +156,9 @@ def test_an_unknown_field_is_told_what_it_may_have_meant() -> None:
         (b"null", "invalid_json"),
         (b'{"model": "a", "messages": "\xff"}', "invalid_json"),
         (body_of(messages=[{"role": "user", "content": "a", "x": float("inf")}]), "invalid_json"),
+        (body_of(thinking={"a": [{"b": "HERE"}]}).replace(b'"HERE"', b"1e999"), "invalid_json"),
+        (body_of(thinking={"a": [{"b": "HERE"}]}).replace(b'"HERE"', b"-2e308"), "invalid_json"),
+        (body_of(thinking={"a": [{"b": "HERE"}]}).replace(b'"HERE"', b"NaN"), "invalid_json"),
         (body_of(response_format=json.loads("[" * 90 + "]" * 90)), "too_deep"),
         (b"[" * 100_000, "too_deep"),
     ],
@@ -163,6 +166,13 @@ def test_an_unknown_field_is_told_what_it_may_have_meant() -> None:
 def test_what_is_no_json_object_is_refused(body: bytes, code: str) -> None:
     """Broken, too deep, or of another kind; nobody fails on it."""
     assert refusal(body).code == code
+
+
+def test_words_for_no_number_are_words_within_a_text() -> None:
+    """And a number as large as there are is one."""
+    body = body_of(thinking={"NaN": ['1e999 is "NaN"', 1.7e308, 10**400]})
+
+    assert read_body(ChatBody, body).thinking == json.loads(body)["thinking"]
 
 
 def test_what_nests_deeper_than_the_limit_is_refused_and_what_does_not_is_read() -> None:
