@@ -42,13 +42,15 @@ Answering = Callable[[Service, Call], Awaitable[Reply]]
 _SINCE = "@1767225600"  # the first of January 2026
 _RUNS, _MODELS = "/v1/orchestrations", "/v1/models"
 
-# What patterns were called, and which is taken where a request names none.
+# What patterns were called. Those of the defaults of old are not among the built-in ones; where
+# nobody has brought them along, the usual one is taken, and the reply says so.
 PATTERN_NAMES: Mapping[str, str] = {
     "comparative": "confidence",
     "critical": "critique",
     "factual": "fact_check",
     "simple": "compare",
 }
+_DEFAULTS = {"confidence", "gut"}
 _USUAL = "compare"
 
 _OUTPUT = {"txt", "text", "plain"}
@@ -210,6 +212,7 @@ def _run(
     Raises:
         Refused: a name that nothing is called, or that the caller may not use.
     """
+    unheard = dict(ignored or {})
     names: dict[str, str] = {}
     for name in models or ():
         member = _member(service, call, name, "selected_models")
@@ -229,12 +232,12 @@ def _run(
         model=model,
         members=tuple(names) or None,
         synthesizer=synthesizer,
-        pattern=_pattern(service, pattern) if pattern else None,
+        pattern=_pattern(service, pattern, unheard) if pattern else None,
         tenant=call.tenant,
         tags=(user,) if user else (),
         **(options.model_dump(exclude_none=True) if options else {}),
     )
-    return Run(request, names, ignored or {})
+    return Run(request, names, unheard)
 
 
 def _member(service: Service, call: Call, name: str, param: str) -> str:
@@ -261,27 +264,23 @@ def _member(service: Service, call: Call, name: str, param: str) -> str:
     raise Refused(message, param=param, code=code)
 
 
-def _pattern(service: Service, name: str) -> str:
+def _pattern(service: Service, name: str, ignored: dict[str, str]) -> str:
     known = service.engine.patterns
     plain = name.strip().lower().replace(" ", "_").replace("-", "_")
-    found = next((one for one in (name, PATTERN_NAMES.get(plain, plain)) if one in known), None)
-    if found is None:
-        message = f"Unknown pattern {name!r}{suggestion(plain, tuple(known))}"
-        message += f"; there are: {_listed(sorted(known))}"
-        raise Refused(message, param="pattern", code="pattern_not_found")
-    return found
+    meant = PATTERN_NAMES.get(plain, plain)
+    found = next((one for one in (name, meant) if one in known), None)
+    if found is not None:
+        return found
+    if meant in _DEFAULTS:
+        ignored["pattern"] = f"the old default, {meant}, is not there; {_USUAL} was taken"
+        return _USUAL
+    message = f"Unknown pattern {name!r}{suggestion(plain, tuple(known))}"
+    message += f"; there are: {_listed(sorted(known))}"
+    raise Refused(message, param="pattern", code="pattern_not_found")
 
 
 def _listed(names: Iterable[str]) -> str:
     return ", ".join(repr(name) for name in names) or "none"
-
-
-def _usual_pattern(service: Service, old: str, ignored: dict[str, str]) -> str:
-    """The pattern of a request that names none: the old default where it is there, or another."""
-    if old in service.engine.patterns:
-        return old
-    ignored["pattern"] = f"the old default, {old}, is not there; {_USUAL} was taken"
-    return _USUAL
 
 
 def _set_format_aside(wanted: str) -> Iterator[tuple[str, str]]:
@@ -420,7 +419,7 @@ async def _analyze(service: Service, call: Call) -> Reply:
         body.prompt,
         models=body.selected_models,
         writer=body.ultra_model,
-        pattern=body.pattern or _usual_pattern(service, "confidence", ignored),
+        pattern=body.pattern or "confidence",
         options=body.options,
         ignored=ignored,
     )
@@ -771,7 +770,7 @@ async def _feather(service: Service, call: Call) -> Reply:
         body.prompt,
         models=body.models,
         writer=body.ultra_model,
-        pattern=body.pattern or _usual_pattern(service, "gut", ignored),
+        pattern=body.pattern or "gut",
         ignored=ignored,
     )
     response = await service.engine.execute_request(run.request)
@@ -799,7 +798,7 @@ async def _feather_by_frontend(service: Service, call: Call) -> Reply:
         body.prompt,
         models=body.models,
         writer=body.args.ultra_model,
-        pattern=body.args.pattern or _usual_pattern(service, "gut", ignored),
+        pattern=body.args.pattern or "gut",
         ignored=ignored,
     )
     return await _analysis(service, run, body.args.ultra_model)

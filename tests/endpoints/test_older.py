@@ -88,13 +88,20 @@ async def test_an_analysis_is_one_run_in_the_shape_of_old(endpoints: Endpoints) 
 
 
 @pytest.mark.parametrize(
-    ("path", "old"), [("/api/analyze", "confidence"), ("/orchestrator/feather", "gut")]
+    ("path", "asked", "old"),
+    [
+        ("/api/analyze", {}, "confidence"),
+        ("/api/analyze", {"pattern": "confidence"}, "confidence"),
+        ("/api/analyze", {"pattern": "Comparative"}, "confidence"),
+        ("/orchestrator/feather", {}, "gut"),
+        ("/orchestrator/feather", {"pattern": "gut"}, "gut"),
+    ],
 )
 async def test_the_old_default_is_told_where_it_is_not_there(
-    endpoints: Endpoints, path: str, old: str
+    endpoints: Endpoints, path: str, asked: dict[str, str], old: str
 ) -> None:
-    """Nobody who names no pattern is refused, and nobody gets another in silence."""
-    reply = await ask(endpoints, path, ANALYZE)
+    """Nobody is refused for it, named or not, and nobody gets another in silence."""
+    reply = await ask(endpoints, path, {**ANALYZE, **asked})
 
     content = told(reply)
     assert reply.status == 200
