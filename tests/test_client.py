@@ -384,7 +384,7 @@ async def test_the_sdks_timeout_ends_the_run(make: Make, simulator: Simulator) -
             await client.chat.completions.create(
                 model="alpha", messages=HELLO, timeout=0.2, stream=stream
             )
-        await asyncio.wait_for(simulator.settled(), 2)
+        await asyncio.wait_for(simulator.settled(), 60)
 
     assert all(one.closed_by_client for one in simulator.requests)
 
@@ -400,7 +400,7 @@ async def test_a_gap_in_a_stream_longer_than_the_timeout_ends_the_run(
     with pytest.raises(httpx.ReadTimeout, match=r"no answer within 0\.5 s"):  # as over a socket
         async for _ in stream:
             pass
-    await asyncio.wait_for(simulator.settled(), 2)
+    await asyncio.wait_for(simulator.settled(), 60)
 
 
 # Leaving.
@@ -408,13 +408,13 @@ async def test_a_gap_in_a_stream_longer_than_the_timeout_ends_the_run(
 
 async def test_a_stream_that_is_closed_ends_its_run(make: Make, simulator: Simulator) -> None:
     """Closed after some chunks: the provider sees the connection go."""
-    client = make({"alpha": ("gap50ms",)})
+    client = make({"alpha": ("stallmid",)})
     stream = await client.chat.completions.create(model="alpha", messages=HELLO, stream=True)
     async with stream:
         async for chunk in stream:
             if text_of([chunk]):
                 break
-    await asyncio.wait_for(simulator.settled(), 2)
+    await asyncio.wait_for(simulator.settled(), 60)
 
     assert simulator.requests[0].closed_by_client
 
@@ -423,24 +423,25 @@ async def test_a_stream_that_is_never_read_ends_its_run_when_closed(
     make: Make, simulator: Simulator
 ) -> None:
     """Nobody took a single chunk."""
-    client = make({"alpha": ("gap50ms",)})
+    client = make({"alpha": ("stallmid",)})
     stream = await client.chat.completions.create(model="alpha", messages=HELLO, stream=True)
     await simulator.occupied()
     await stream.close()
-    await asyncio.wait_for(simulator.settled(), 2)
+    await asyncio.wait_for(simulator.settled(), 60)
 
     assert simulator.requests[0].closed_by_client
 
 
 async def test_a_stream_that_is_dropped_ends_its_run(make: Make, simulator: Simulator) -> None:
-    """A `break`, and nobody holds it any more."""
-    client = make({"alpha": ("gap50ms",)})
+    """A `break`, and nobody holds it any more; the answer itself would never end."""
+    for_ever = TimeoutsConfig(gap_s=3600, total_s=3600, run_s=3600)
+    client = make({"alpha": ("stallmid",)}, timeouts=for_ever)
     async for _ in await client.chat.completions.create(model="alpha", messages=HELLO, stream=True):
         break
     for _ in range(5):  # the SDK's stream and its generator hold each other
         gc.collect()
         await asyncio.sleep(0)
-    await asyncio.wait_for(simulator.settled(), 2)
+    await asyncio.wait_for(simulator.settled(), 60)
 
     assert simulator.requests[0].closed_by_client
 
@@ -456,7 +457,7 @@ async def test_a_call_whose_task_is_cancelled_ends_every_call_of_its_panel(
     asking.cancel()
     with pytest.raises(asyncio.CancelledError):
         await asking
-    await asyncio.wait_for(simulator.settled(), 1)
+    await asyncio.wait_for(simulator.settled(), 60)
 
     assert simulator.in_flight == 0
     assert all(one.closed_by_client for one in simulator.requests)
