@@ -8,6 +8,7 @@ OrchestratorError
   InvalidRun                       a request that contradicts itself or the configuration
   NoDeploymentLeft                 every deployment that could serve the call failed
   QuorumNotMet                     too few members gave a usable answer
+    AllRefused                     since every one of them says that the request is wrong
   DeadlineExceeded                 the run's time ended before one answer existed
   BudgetExceeded                   a limit of money, tokens, calls or time would be exceeded
     UnknownPrice                   money is capped, and nobody knows what the deployment costs
@@ -83,6 +84,10 @@ class NoDeploymentLeft(OrchestratorError):
 
 class QuorumNotMet(OrchestratorError):
     """Too few members of a panel gave a usable answer."""
+
+
+class AllRefused(QuorumNotMet):
+    """Every member of a panel was sent the request back as wrong: another one is to be made."""
 
 
 class DeadlineExceeded(OrchestratorError):

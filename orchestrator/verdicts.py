@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 from adapters.errors import ContentFiltered, ContextWindowExceeded, InvalidRequest
 from orchestrator.errors import (
+    AllRefused,
     BudgetExceeded,
     DeadlineExceeded,
     JournalError,
@@ -52,6 +53,7 @@ def need_a_draft(
         BudgetExceeded: nobody could be paid.
         LedgerError: no spending can be counted.
         JournalError: no paid call can be written down.
+        AllRefused: every member says that the request is wrong.
         QuorumNotMet: nobody gave a usable answer.
     """
     quorum = run.target.enough(len(stage.members))
@@ -66,7 +68,9 @@ def need_a_draft(
         errors = [answer.error for answer in answers if isinstance(answer.error, kind)]
         if errors and len(errors) == len(answers):
             raise errors[0]
-    raise QuorumNotMet(
+    refused = [answer for answer in answers if isinstance(answer.error, InvalidRequest)]
+    is_the_request = len(refused) == len(stage.members)
+    raise (AllRefused if is_the_request else QuorumNotMet)(
         f"No member of {run.target.name!r} gave a usable answer: " + "; ".join(stage.causes)
     )
 

@@ -19,6 +19,7 @@ from adapters import (
     CompletionRequest,
     ContentFiltered,
     ContextWindowExceeded,
+    InvalidRequest,
     Limits,
     MockAdapter,
     ModelConfig,
@@ -35,6 +36,7 @@ from orchestrator.channel import EVENTS_WAITING, Channel
 from orchestrator.clock import FakeClock
 from orchestrator.config import PanelConfig, RouteConfig
 from orchestrator.errors import (
+    AllRefused,
     DeadlineExceeded,
     InvalidRun,
     NoDeploymentLeft,
@@ -58,6 +60,7 @@ from orchestrator.events import (
 )
 from orchestrator.panel import is_refusal, is_usable, majority, stage_share_s
 from orchestrator.resolve import resolve
+from orchestrator.wire.errors import fault_of
 
 NAMES = ("gpt", "claude", "gemini")
 
@@ -444,6 +447,26 @@ async def test_a_panel_without_one_answer_names_each_failure() -> None:
     assert "gpt gave no answer: RateLimited: gpt: slow down" in message
     assert "claude gave no answer: empty answer" in message
     assert "gemini gave no answer: refused to answer" in message
+
+
+@pytest.mark.parametrize("other", [InvalidRequest, ContextWindowExceeded, RateLimited])
+async def test_a_panel_is_refused_what_each_of_its_members_says_is_wrong(
+    other: type[ProviderError],
+) -> None:
+    """The request is to be changed; where one member has failed otherwise, it may be sent again."""
+    adapters = mocks(
+        gpt=[InvalidRequest("no such tool")],
+        claude=[InvalidRequest("no such tool")],
+        gemini=[other("not so")],
+    )
+
+    async with BaseOrchestrator(config(), adapters=adapters) as engine:
+        with pytest.raises(QuorumNotMet, match=f"gemini gave no answer: {other.__name__}") as told:
+            await engine.execute_request(ask())
+
+    is_the_request = issubclass(other, InvalidRequest)
+    assert isinstance(told.value, AllRefused) is is_the_request
+    assert fault_of(told.value).status == (400 if is_the_request else 502)
 
 
 async def test_a_bug_in_one_member_does_not_end_the_panel() -> None:

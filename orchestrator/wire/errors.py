@@ -113,6 +113,7 @@ _ROWS: Mapping[type[BaseException], _Row] = {
     errors.InvalidRun: _Row(400, _INVALID, "invalid_run", False),
     errors.NoDeploymentLeft: _Row(503, _SERVER, "no_deployment_left"),
     errors.QuorumNotMet: _Row(502, _SERVER, "quorum_not_met"),
+    errors.AllRefused: _Row(400, _INVALID, "invalid_request", False),
     errors.DeadlineExceeded: _Row(504, "timeout_error", "deadline_exceeded", False),
     errors.BudgetExceeded: _Row(429, "insufficient_quota", "budget_exceeded", False),
     errors.UnknownPrice: _Row(400, _INVALID, "unknown_price", False),
