@@ -40,7 +40,7 @@ def served(
 ) -> Iterator[Served]:
     """The gateway over an engine, for as long as a block lasts."""
     thread, ready = LoopThread(), threading.Event()
-    thread.run(preload())  # a server that ends while litellm is imported ends its process, too
+    thread.run(preload())  # whoever asks first waits for an answer, and not for litellm
     engine = EnhancedOrchestrator(config, nonce=nonce, keeps_receipts=True)
     gate = create_app(engine, keys=keys, is_open=True)
     settings = uvicorn.Config(

@@ -198,13 +198,6 @@ class Server(uvicorn.Server):
         self._clock = clock
         self._draining: asyncio.Task[None] | None = None
 
-    async def serve(self, sockets: list[socket.socket] | None = None) -> None:
-        """Take requests until the end, and wait for no import of litellm that still goes on."""
-        await super().serve(sockets)
-        if is_loading():
-            logging.shutdown()
-            os._exit(0)  # everything is in order, and Python would first wait for that thread
-
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         """Take requests, and say so."""
         await super().startup(sockets)
@@ -295,4 +288,13 @@ def serve(
         clock=clock,
         reload=source.ask,
     )
-    server.run(sockets=[listening])
+    with asyncio.Runner(loop_factory=settings.get_loop_factory()) as runner:
+        runner.run(_to_the_end(server, listening))
+
+
+async def _to_the_end(server: Server, listening: socket.socket) -> None:
+    """Take requests until the end, and wait for no import of litellm that still goes on."""
+    await server.serve([listening])
+    if is_loading():
+        logging.shutdown()
+        os._exit(0)  # everything is in order, and Python would first wait for that thread
