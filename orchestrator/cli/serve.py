@@ -8,6 +8,7 @@ import click
 
 from orchestrator.cli import options
 from orchestrator.cli.failures import FAILED, Misuse
+from orchestrator.cli.notes import warn
 from orchestrator.cli.text import count
 from orchestrator.config import find_config
 
@@ -26,6 +27,10 @@ where it is.
 SIGTERM and Ctrl-C let requests under way end, for `server.drain_s` at most; twice ends at once.
 Exit code 0: ended so. 1: a worker could not start. 2: cannot be served as asked for.
 """
+UNCAPPED = (
+    "nothing limits what calls cost in a day; a window of `budgets.windows` with money_usd does, "
+    "or keys made with --usd-per-day"
+)
 NEEDED = ("fastapi", "prometheus_client", "uvicorn", "watchfiles")
 
 
@@ -89,6 +94,8 @@ def command(
             told.append(count(processes, "worker"))
         click.echo(" · ".join(told), err=True)
 
+    if not planned.is_capped:
+        warn(UNCAPPED)
     with listening:
         if processes == 1:
             run.serve(planned, listening, started=say)

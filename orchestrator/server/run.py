@@ -8,12 +8,13 @@ import logging
 import os
 import signal
 import socket
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from types import FrameType
+from typing import Literal
 
 import uvicorn
 
@@ -31,7 +32,7 @@ from orchestrator.redaction import know
 from orchestrator.server import logs
 from orchestrator.server.app import LOOPBACK, create_app
 from orchestrator.server.gate import Gate
-from orchestrator.server.keys import KeyFile
+from orchestrator.server.keys import KeyFile, KeyRecord
 from orchestrator.server.protocol import protocol
 from orchestrator.server.reload import Setting, Source, read_setting
 from orchestrator.shared_windows import shared_windows
@@ -57,6 +58,7 @@ class Plan:
         host: Where it listens: an address.
         is_loopback: Whether only this machine reaches it there.
         workers: In how many processes.
+        is_capped: Whether what calls may cost in the course of time is limited.
     """
 
     config: Path
@@ -64,6 +66,7 @@ class Plan:
     host: str
     is_loopback: bool
     workers: int = 1
+    is_capped: bool = True
 
     @property
     def hosts(self) -> frozenset[str]:
@@ -95,7 +98,33 @@ def plan(config: Path, *, host: str, keys: Path | None = None, workers: int = 1)
     shared_windows(settings, SystemClock())  # what is wrong with them is told here
     if workers > 1:
         _check_shared(settings, KeyFile(file), workers)
-    return Plan(config=config, keys=file, host=address, is_loopback=is_loopback, workers=workers)
+    return Plan(
+        config=config,
+        keys=file,
+        host=address,
+        is_loopback=is_loopback,
+        workers=workers,
+        is_capped=is_capped(settings, KeyFile(file).list()),
+    )
+
+
+def is_capped(config: OrchestratorConfig, keys: Iterable[KeyRecord]) -> bool:
+    """Whether a budget of a time limits the money of all, of each caller, or of each deployment."""
+
+    def has_cap(scope: Literal["key", "deployment", "global"], name: str) -> bool:
+        windows = config.budgets.windows_of(scope, name)
+        return any(window.money_usd is not None for window in windows)
+
+    def is_own(key: KeyRecord) -> bool:
+        return key.money_usd_per_day is not None or has_cap("key", key.tenant)
+
+    callers = [key for key in keys if key.revoked is None]
+    priced = (name for name, model in config.models.items() if model.price != "free")
+    return (
+        has_cap("global", "")
+        or all(has_cap("deployment", name) for name in priced)
+        or (all(map(is_own, callers)) if callers else has_cap("key", ""))
+    )
 
 
 def _read(planned: Plan) -> Setting:

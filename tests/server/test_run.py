@@ -8,6 +8,7 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
@@ -15,9 +16,11 @@ from click.testing import CliRunner, Result
 
 from adapters import LLMProvider
 from orchestrator.cli import main
+from orchestrator.config import OrchestratorConfig
 from orchestrator.server import run
 from orchestrator.server.keys import KeyFile
 from orchestrator.simulator import Simulator
+from tests.server.conftest import Serving
 
 Call = Callable[..., Result]
 CONFIG = """\
@@ -180,6 +183,20 @@ async def test_the_end_does_not_wait_for_an_import(config: Path, slow_litellm: P
     assert " 503 " in said
 
 
+async def test_a_server_that_ends_leaves_the_program_around_it_alone(
+    serving: Serving, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever is loading: only who serves and nothing else may leave without a look back."""
+    left: list[int] = []
+    monkeypatch.setattr("orchestrator.server.run.is_loading", lambda: True)
+    monkeypatch.setattr("os._exit", left.append)
+
+    async with serving():
+        pass
+
+    assert left == []
+
+
 def test_it_is_open_to_others_only_with_a_key(call: Call, config: Path, tmp_path: Path) -> None:
     """Without any it does not even listen, and says how to make one; a revoked one is none."""
     keys = tmp_path / "keys.json"
@@ -205,6 +222,57 @@ def test_on_this_machine_no_key_is_needed(config: Path, orchestrator_home: Path)
         assert {"127.0.0.1", "localhost", "[::1]", planned.host} <= planned.hosts | {"::1"}
         assert address in (None, planned.host)
         assert planned.keys == orchestrator_home / "keys.json"
+
+
+@pytest.mark.parametrize(
+    ("budgets", "price", "keys", "capped"),
+    [
+        ({}, None, (), False),
+        ({}, None, ({},), False),
+        ({}, "free", (), True),
+        ({"per_run": {"money_usd": 1}}, None, (), False),
+        ({"windows": [{"scope": "global", "every": "day", "money_usd": 1}]}, None, (), True),
+        ({"windows": [{"scope": "global", "every": "day", "calls": 9}]}, None, (), False),
+        ({"windows": [{"scope": "deployment", "every": "day", "money_usd": 1}]}, None, (), True),
+        ({"windows": [{"scope": "key", "every": "day", "money_usd": 1}]}, None, (), True),
+        (
+            {"windows": [{"scope": "key", "every": "day", "money_usd": 1, "name": "k0"}]},
+            None,
+            ({}, {"money_usd_per_day": 1}),
+            True,
+        ),
+        ({}, None, ({"money_usd_per_day": 1}, {}), False),
+    ],
+)
+def test_money_without_end_is_seen(
+    tmp_path: Path, budgets: Any, price: Any, keys: Any, capped: bool
+) -> None:
+    """A day's or a month's limit has to hold for all, for each caller, or for each deployment."""
+    models = {"one": {"provider": "openai", "model": "gpt-5-mini", "price": price}}
+    config = OrchestratorConfig.model_validate({"models": models, "budgets": budgets})
+    file = KeyFile(tmp_path / "keys.json")
+    for number, limits in enumerate(keys):
+        file.create(f"k{number}", **limits)
+    file.revoke(file.create("gone").record.id)
+
+    assert run.is_capped(config, file.list()) is capped
+
+
+def test_that_nothing_limits_money_is_said(
+    call: Call, config: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In one line with the way out, before anything is served; not where nothing costs."""
+    monkeypatch.setattr(run, "serve", lambda *_, **__: None)
+    free = call("serve", "-c", str(config), "--port", "0")
+    config.write_text(
+        config.read_text().replace("price: free", "price: {input_usd: 1, output_usd: 1}")
+    )
+    priced = call("serve", "-c", str(config), "--port", "0")
+
+    assert (free.exit_code, priced.exit_code) == (0, 0)
+    assert "Warning" not in free.stderr
+    assert "Warning: nothing limits what calls cost in a day" in priced.stderr
+    assert "--usd-per-day" in priced.stderr
 
 
 def test_what_cannot_be_served_is_refused(
