@@ -83,6 +83,10 @@ def create(
     try:
         made = keys.create(name, **given)
     except ValidationError as error:
+        if error.errors()[0]["loc"] == ("tenant",):
+            raise click.UsageError(
+                "NAME is one line of 1 to 256 visible characters, such as acme or 'Team A'"
+            ) from None
         refuse(error)
     _print_new(made, as_json=as_json)
     note(f"{_told(made.record)}; kept in {keys.path}, and shown this once")

@@ -95,8 +95,8 @@ def test_a_revoked_key_stays_in_the_list_and_lets_nobody_in(call: Call) -> None:
     ("words", "said"),
     [
         (("revoke", "nobody"), "There is no key 'nobody'; `orchestrator keys list`"),
-        (("create", ""), "tenant"),
-        (("create", "ac\x1bme"), "tenant"),
+        (("create", ""), "NAME is one line of 1 to 256 visible characters"),
+        (("create", "ac\x1bme"), "NAME is one line of 1 to 256 visible characters"),
         (("create", "acme", "--rpm", "0"), "--rpm"),
         (("create", "acme", "--tpm", "many"), "--tpm"),
         (("create", "acme", "--usd-per-day", "-1"), "'-1' is no amount of US dollars"),
