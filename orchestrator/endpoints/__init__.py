@@ -86,7 +86,8 @@ def broken_off(path: str, error: BaseException) -> bytes:
 
 def unknown(path: str) -> Reply:
     """The reply under a path where nothing is, or nothing any more."""
-    why = next((why for start, why in _NOT_KEPT.items() if path.startswith(start)), "")
+    below = (why for start, why in _NOT_HERE.items() if path != start and path.startswith(start))
+    why = next(below, "")
     missing = Refused(f"There is nothing at {path}{why}", status=404, code="not_found")
     return older.never_again(path) or refused(path, missing)
 
@@ -107,8 +108,10 @@ def _route(call: Call) -> Answering | None:
     return None
 
 
-# What OpenAI keeps for those who come for it later, and the gateway does not.
-_NOT_KEPT: Mapping[str, str] = {
+# What OpenAI has under such paths, and the gateway has not: above all what is kept for those who
+# come for it later.
+_NOT_HERE: Mapping[str, str] = {
+    "/v1/responses/input_token": ": /v1/messages/count_tokens counts the tokens of messages",
     "/v1/responses/": ": responses are not stored, whatever 'store' says; send what was said "
     "before in 'input'. What became of a run is at /v1/orchestrations/{run_id}",
     "/v1/chat/completions/": ": completions are not stored, whatever 'store' says. What became of "

@@ -159,6 +159,24 @@ async def test_whoever_comes_for_what_is_not_kept_is_told_so(
     assert "/v1/orchestrations/{run_id}" in told(reply)["error"]["message"]
 
 
+@pytest.mark.parametrize(
+    ("path", "said"),
+    [
+        ("/v1/chat/completions/", "There is nothing at /v1/chat/completions/"),
+        ("/v1/responses/", "There is nothing at /v1/responses/"),
+        ("/v1/responses/input_tokens", "/v1/messages/count_tokens counts the tokens of messages"),
+    ],
+)
+async def test_a_path_that_is_none_is_not_told_as_what_is_not_kept(
+    endpoints: Endpoints, path: str, said: str
+) -> None:
+    """A slash too many, or another thing that OpenAI has there."""
+    reply = await endpoints.answer(Call(method="POST", path=path))
+
+    assert reply.status == 404
+    assert told(reply)["error"]["message"].endswith(said)
+
+
 async def test_what_was_ignored_stands_in_a_header_and_in_the_reply(endpoints: Endpoints) -> None:
     """Names in the one, reasons in the other."""
     reply = await endpoints.answer(chat({"store": True, "verbosity": "low"}))
