@@ -7,11 +7,10 @@ from typing import Any
 
 import click
 
-from adapters.prices import price_of
 from orchestrator.cli import naming, options
 from orchestrator.cli.failures import FAILED, USAGE
 from orchestrator.cli.keys import key_of
-from orchestrator.cli.models import price_line
+from orchestrator.cli.models import known_price, price_line
 from orchestrator.cli.text import count, one_line
 from orchestrator.config import OrchestratorConfig, find_config, load_config, warnings
 from orchestrator.errors import ConfigError, PatternError
@@ -73,7 +72,7 @@ def report(config: OrchestratorConfig) -> dict[str, Any]:
                 "key": key.line,
                 "key_present": key.present,
                 "price": f"{price} per 1M tokens" if price.startswith("$") else price,
-                "price_known": price_of(model) is not None,
+                "price_known": known_price(model) is not None,
             }
         )
     return {

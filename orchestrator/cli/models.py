@@ -12,7 +12,8 @@ from rich.text import Text
 
 from adapters import ModelConfig
 from adapters.config import RatesConfig
-from adapters.prices import Schedule, price_of
+from adapters.prices import Price, Schedule, price_of
+from adapters.types import EmbeddingRequest
 from orchestrator.cli import naming, options
 from orchestrator.cli.breakers import LeftAlone, left_alone
 from orchestrator.cli.explain import Listing, print_page
@@ -85,8 +86,13 @@ def price_line(model: ModelConfig) -> str:
     return f"${_dollars(rates[0].input)} in, ${_dollars(rates[0].output)} out{more}"
 
 
+def known_price(model: ModelConfig) -> Price | None:
+    """Of its completions, or, where it makes none, of its embeddings."""
+    return price_of(model) or price_of(model, request=EmbeddingRequest(inputs=()))
+
+
 def _rates(model: ModelConfig) -> Schedule | None:
-    price = price_of(model)
+    price = known_price(model)
     return None if price is None else price.schedules[0]
 
 

@@ -286,6 +286,7 @@ def test_models_shows_rates_and_prices_as_they_are(call: Call, team: Path) -> No
             "  odd: {provider: openai, model: nobody-knows-it,"
             " rates: {requests_per_minute: 500, tokens_per_minute: 200000, concurrency: 5}}\n"
             "  tiers: {provider: google, model: gemini-2.5-pro}\n"
+            "  embeds: {provider: openai, model: text-embedding-3-small}\n"
             "routes:",
         )
     )
@@ -298,6 +299,8 @@ def test_models_shows_rates_and_prices_as_they_are(call: Call, team: Path) -> No
     assert "500/min, 200,000 tokens/min, 5 at once" in said
     assert "more if long" in shown
     assert by_name["odd"]["price"] is None
+    assert by_name["embeds"]["price"]["input_usd"] == "0.02"
+    assert "price: $0.02 in, $0 out per 1M tokens" in call("check", str(team)).stdout
     assert by_name["odd"]["rates"]["concurrency"] == 5
     assert by_name["gpt"]["price"]["source"] == "list"
     assert by_name["gemini"]["price"] == {
