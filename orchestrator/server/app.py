@@ -111,11 +111,11 @@ def _pages(
 
     app = FastAPI(lifespan=lifespan, openapi_url=None, redirect_slashes=False)
 
-    @app.get("/health")
+    @app.api_route("/health", methods=["GET", "HEAD"])
     async def health() -> dict[str, str]:
         return {"status": "ok"}
 
-    @app.get("/ready")
+    @app.api_route("/ready", methods=["GET", "HEAD"])
     async def ready() -> Response:
         if admission.is_draining:
             return _refused(shutting_down())

@@ -82,6 +82,14 @@ async def test_pages_answer_in_their_kind(gateway: Any) -> None:
     assert wrong.headers["allow"] == "GET"
 
 
+@pytest.mark.parametrize("path", ["/health", "/ready"])
+async def test_who_watches_may_ask_without_wanting_a_body(gateway: Any, path: str) -> None:
+    """As many a load balancer does."""
+    reply = await gateway.client.head(path)
+
+    assert (reply.status_code, reply.content) == (200, b"")
+
+
 def test_neither_a_start_nor_a_page_nor_a_cached_answer_loads_litellm(tmp_path: Path) -> None:
     """A gateway is there before the seconds that litellm takes, and lives without it."""
     done = subprocess.run(
