@@ -87,6 +87,8 @@ def outcome(
     if len(responses) > 1:
         told["run_ids"] = [response.receipt.run_id for response in responses]
     told |= _unpriced(responses)
+    if shrunk := list(dict.fromkeys(step for one in responses for step in one.receipt.shrunk)):
+        told["shrunk"] = shrunk
     if ignored:
         told["ignored"] = dict(ignored)
     return told

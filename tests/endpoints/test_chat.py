@@ -177,6 +177,29 @@ async def test_a_path_that_is_none_is_not_told_as_what_is_not_kept(
     assert told(reply)["error"]["message"].endswith(said)
 
 
+async def test_what_gave_way_for_a_budget_is_told_in_the_reply() -> None:
+    """Shorter answers than were asked for, whether or not this one was cut."""
+    config = OrchestratorConfig.model_validate(
+        {
+            "models": {
+                "one": {
+                    "provider": "openai",
+                    "model": "m",
+                    "price": {"input_usd": 1, "output_usd": 1},
+                }
+            },
+            "budgets": {"per_run": {"money_usd": 0.01}},
+        }
+    )
+    async with EnhancedOrchestrator(config, adapters={"one": MockAdapter(["Hi."] * 2)}) as engine:
+        endpoints = Endpoints(engine)
+        less = told(await endpoints.answer(chat({"model": "one", "max_tokens": 100_000})))
+        as_asked = told(await endpoints.answer(chat({"model": "one", "max_tokens": 100})))
+
+    assert "answers of one are cut at" in less["orchestration"]["shrunk"][0]
+    assert "shrunk" not in as_asked["orchestration"]
+
+
 async def test_what_was_ignored_stands_in_a_header_and_in_the_reply(endpoints: Endpoints) -> None:
     """Names in the one, reasons in the other."""
     reply = await endpoints.answer(chat({"store": True, "verbosity": "low"}))
