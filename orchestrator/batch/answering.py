@@ -44,6 +44,7 @@ BUSY_S = 30.0  # the longest wait before it does
 OTHERS_S = 0.2  # how soon it is looked again whether another process has given money back
 MOST_NANOUSD = 2**62  # a limit that nobody reaches: what has none is not counted
 HOLD_S = 24 * 3600.0  # longer than any run may take
+SHARED = "postgresql"  # what the address of a ledger begins with that several machines reach
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -70,7 +71,13 @@ class Plan:
 
     @property
     def purse(self) -> str:
-        """The address of the ledger in which the batch's own cap is counted."""
+        """The address of the ledger in which the batch's own cap is counted.
+
+        That of the configuration where several machines reach it, else a file beside the parts.
+        """
+        url = ledger_url(self.config)
+        if url.startswith(SHARED):
+            return url
         return f"sqlite:///{self.folder.absolute() / 'ledger.db'}"
 
 

@@ -5,12 +5,12 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
 from contextlib import asynccontextmanager, contextmanager, suppress
 from dataclasses import asdict, dataclass, field
 from itertools import chain, islice
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import orjson
 
@@ -19,6 +19,7 @@ from orchestrator.batch.finished import read_mark, state_of, states_of
 from orchestrator.batch.outcome import Outcome
 from orchestrator.batch.parts import Heading, Index, Part, PartsFolder, Scanned, read_part
 from orchestrator.batch.processes import crew
+from orchestrator.batch.sources import Source
 from orchestrator.batch.work import AnyRow, Keeper, LocalKeeper, Stop, Tally, Why, Work
 from orchestrator.clock import SystemClock, new_nonce
 from orchestrator.config import OrchestratorConfig
@@ -51,6 +52,7 @@ class Order:
         total: How many rows there are, as far as that is known.
         stamp: A digest of the words that it was started with; "" where nobody keeps that.
         watched: The files that have a say in it, the configuration and others.
+        file: The input, where ranges of its bytes may be answered elsewhere.
     """
 
     output: Path
@@ -73,6 +75,7 @@ class Order:
     total: int | None = None
     stamp: str = ""
     watched: tuple[Path, ...] = ()
+    file: Source | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -111,9 +114,27 @@ class Watcher(Protocol):
         """Nothing more is asked; what is under way goes on."""
 
 
+class Working(Protocol):
+    """What sees to it that every row has an outcome: here, or on other machines."""
+
+    tally: Tally
+    seen: bytearray
+    is_complete: bool
+
+    async def run(self) -> None: ...
+
+
 @dataclass(slots=True)
-class _Run:
-    """One start of a batch, with the lock taken."""
+class Run:
+    """One start of a batch, with the lock taken.
+
+    Attributes:
+        order: What is to be done.
+        folder: Where the parts are.
+        watcher: Who is told how it goes.
+        scanned: What was there already.
+        stop: Says when nothing more is to be asked.
+    """
 
     order: Order
     folder: PartsFolder
@@ -121,16 +142,51 @@ class _Run:
     scanned: Scanned
     stop: Stop = field(default_factory=Stop)
 
-    async def go(self) -> Result:
+    async def go(self, elsewhere: "Callable[[Run], Working] | None" = None) -> Result:
+        """Answer what is left, and write the output once that is all."""
+        if elsewhere is None:
+            here, result = await self.answer(self.heading())
+            seen = here.seen
+        else:
+            there = elsewhere(self)
+            result = await self._until_the_end(there, there.run())
+            seen = there.seen
+        if result.is_complete:
+            self._finish(seen, result.tally)
+        return result
+
+    def heading(self) -> Heading:
+        """What new parts are headed with."""
+        return Heading(
+            batch=self.scanned.heading.batch if self.scanned.heading else new_nonce()[:16],
+            config=self.order.config_digest,
+            source=self.order.source,
+        )
+
+    def plan(self, heading: Heading) -> Plan:
+        """What a process needs to know of it."""
+        order = self.order
+        return Plan(
+            config=order.config,
+            ask=order.ask,
+            heading=heading,
+            folder=self.folder.path,
+            concurrency=order.concurrency,
+            max_cost_nanousd=order.max_cost_nanousd,
+            keeps_receipts=order.keeps_receipts,
+        )
+
+    async def answer(self, heading: Heading, *, gives_way: bool = False) -> tuple[Work, Result]:
+        """Answer what is left, in this process and those that it starts.
+
+        Args:
+            heading: What parts are headed with.
+            gives_way: Whether others may begin parts at the same time.
+        """
         order = self.order
         rows, workers = _divided(order)
-        heading = Heading(
-            batch=self.scanned.heading.batch if self.scanned.heading else new_nonce()[:16],
-            config=order.config_digest,
-            source=order.source,
-        )
         number = self.folder.next_number()
-        part = Part(self.folder.part(number), heading)
+        part = Part(self.folder.part(number), heading, gives_way=gives_way)
         work = Work(
             self._keeper(heading, part, workers),
             index=self.scanned.index,
@@ -142,16 +198,22 @@ class _Run:
         )
         work.tally.total = order.total
         work.tally.spent_nanousd = self.scanned.cost_nanousd
-        is_cut = False
         try:
-            async with _ringing(order.max_time_s, self.stop), self._watched(work.tally):
-                await work.run(rows, is_slow=order.is_slow)
-        except asyncio.CancelledError:
-            is_cut = True
+            running = work.run(rows, is_slow=order.is_slow)
+            return work, await self._until_the_end(work, running)
         finally:
             part.close()
+
+    async def _until_the_end(
+        self, work: "Working | Work", running: Coroutine[Any, Any, None]
+    ) -> Result:
+        is_cut = False
+        try:
+            async with _ringing(self.order.max_time_s, self.stop), self._watched(work.tally):
+                await running
+        except asyncio.CancelledError:
+            is_cut = True
         if work.is_complete and not is_cut:
-            self._finish(work)
             return Result(tally=work.tally)
         return Result(
             tally=work.tally, why=self.stop.why, message=self.stop.message, is_complete=False
@@ -159,16 +221,7 @@ class _Run:
 
     @asynccontextmanager
     async def _keeper(self, heading: Heading, part: Part, workers: int) -> AsyncIterator[Keeper]:
-        order = self.order
-        plan = Plan(
-            config=order.config,
-            ask=order.ask,
-            heading=heading,
-            folder=self.folder.path,
-            concurrency=order.concurrency,
-            max_cost_nanousd=order.max_cost_nanousd,
-            keeps_receipts=order.keeps_receipts,
-        )
+        plan = self.plan(heading)
         spent = self.scanned.cost_nanousd
         if workers > 1:
             async with crew(plan, workers, part, self.stop.event, spent_nanousd=spent) as keeper:
@@ -215,26 +268,33 @@ class _Run:
 
         return hear
 
-    def _finish(self, work: Work) -> None:
+    def _finish(self, seen: bytearray, tally: Tally) -> None:
         """Make the output of the parts as they stand on the disk, and write down that it is so."""
         order = self.order
         index = self.folder.scan(order.config_digest).index
         outcomes = _as_they_came if order.is_unordered else _in_order
-        order.write(outcomes(self.folder, index, work.seen), order.output)
+        order.write(outcomes(self.folder, index, seen), order.output)
         mark = {
             "is": _identity(order),
             "output": state_of(order.output),
-            "tally": asdict(work.tally),
+            "tally": asdict(tally),
             "stamp": order.stamp,
             "watched": states_of(order.watched),
         }
         _write_mark(self.folder.mark, orjson.dumps(mark))
 
 
-def run_batch(order: Order, watcher: Watcher) -> Result:
+def run_batch(
+    order: Order, watcher: Watcher, elsewhere: Callable[[Run], Working] | None = None
+) -> Result:
     """Answer every row of an input that has no outcome yet, and write the output.
 
     It may be killed at any moment: run again, it goes on where it was.
+
+    Args:
+        order: What is to be done.
+        watcher: Who is told how it goes.
+        elsewhere: Has rows answered on other machines.
 
     Raises:
         BatchInUse: another process is at this output.
@@ -256,16 +316,27 @@ def run_batch(order: Order, watcher: Watcher) -> Result:
             order,
             source_changed=before is not None and before.source != order.source,
         )
-        return asyncio.run(_start(order, folder, watcher, scanned))
+        return asyncio.run(_start(order, folder, watcher, scanned, elsewhere))
 
 
-async def _start(order: Order, folder: PartsFolder, watcher: Watcher, scanned: Scanned) -> Result:
-    return await _Run(order, folder, watcher, scanned).go()
+async def _start(
+    order: Order,
+    folder: PartsFolder,
+    watcher: Watcher,
+    scanned: Scanned,
+    elsewhere: Callable[[Run], Working] | None,
+) -> Result:
+    return await Run(order, folder, watcher, scanned).go(elsewhere)
 
 
 def source_identity(path: Path) -> str:
     """Which file it is, and in which state."""
     return f"{path.absolute()}|{state_of(path)}"
+
+
+def cores() -> int:
+    """How many processes have one for each of them."""
+    return len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
 
 
 def _divided(order: Order) -> tuple[Iterator[AnyRow], int]:
@@ -274,8 +345,7 @@ def _divided(order: Order) -> tuple[Iterator[AnyRow], int]:
     if order.workers is not None or order.is_slow:
         return rows, order.workers or 1
     first = list(islice(rows, SMALL))
-    cores = len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
-    workers = 1 if len(first) < SMALL else min(cores, order.concurrency)
+    workers = 1 if len(first) < SMALL else min(cores(), order.concurrency)
     return chain(first, rows), workers
 
 

@@ -49,11 +49,23 @@ class Heading:
         batch: The id of the batch: the same over all its resumptions.
         config: What decides on answers: a digest of the configuration and the options.
         source: Where the rows are from, and which state of it: `rows.jsonl|1234|1767225600`.
+        start: Of a shard, the first byte of the input that one of its rows may begin in.
+        end: The first byte behind those; None where the rows may be from anywhere.
     """
 
     batch: str
     config: str
     source: str
+    start: int = 0
+    end: int | None = None
+
+    def may_overlap(self, other: "Heading") -> bool:
+        """Whether a part with the other heading may hold rows that this one is about."""
+        if self.source != other.source:
+            return True  # nobody knows where those rows are now
+        return (self.end is None or other.start < self.end) and (
+            other.end is None or self.start < other.end
+        )
 
 
 class Place(NamedTuple):
@@ -161,14 +173,21 @@ class Scanned:
 class Part:
     """A part file, open for the one process that writes it; made when the first outcome comes.
 
+    Args:
+        path: Where it is to be.
+        heading: What it is a part of.
+        gives_way: Whether it takes the next number that is free where another process was faster:
+            several may begin a part of one batch at once.
+
     Raises:
         BatchError: it cannot be written. What was written before stands, and nothing more is.
     """
 
-    def __init__(self, path: Path, heading: Heading) -> None:
+    def __init__(self, path: Path, heading: Heading, *, gives_way: bool = False) -> None:
         self.path = path
         self.number = _number(path)
         self._heading = heading
+        self._gives_way = gives_way
         self._file: int | None = None
         self._length = 0
         self._is_synced = True
@@ -208,11 +227,21 @@ class Part:
         if self._broke is not None:
             raise self._broke
         try:
-            self._file = os.open(self.path, _NEW, 0o600)
+            self._file = self._created()
         except OSError as error:
             raise self._failure(error) from error
         self._write(_line("batch", asdict(self._heading)))
         _sync_folder(self.path.parent)
+
+    def _created(self) -> int:
+        while True:
+            try:
+                return os.open(self.path, _NEW, 0o600)
+            except FileExistsError:
+                if not self._gives_way:
+                    raise
+                self.number += 1
+                self.path = part_path(self.path.parent, self.number)
 
     def _write(self, line: bytes) -> None:
         """Add a line, or leave the file as it was and write nothing more."""
@@ -243,6 +272,7 @@ class PartsFolder:
     def __init__(self, output: Path) -> None:
         self.path = folder_of(output)
         self.mark = mark_of(output)
+        self.shards = self.path / "shards.json"
 
     def paths(self) -> list[Path]:
         """The part files, the oldest first."""
@@ -256,11 +286,12 @@ class PartsFolder:
         """Where the part of a number is, or would be."""
         return part_path(self.path, number)
 
-    def scan(self, config: str) -> Scanned:
-        """Read all parts.
+    def scan(self, config: str, shard: Heading | None = None) -> Scanned:
+        """Read all parts, or all that may hold rows of a shard.
 
         Args:
             config: The digest of the present configuration and options.
+            shard: The heading of its parts.
 
         Raises:
             BatchError: they cannot be read, or a newer program has written them.
@@ -272,6 +303,8 @@ class PartsFolder:
                 for offset, fact in _facts(lines):
                     match fact:
                         case Heading():
+                            if shard is not None and not shard.may_overlap(fact):
+                                break
                             found.heading = fact
                             is_ours = fact.config == config
                         case Outcome():
@@ -285,18 +318,21 @@ class PartsFolder:
 
     def clear(self) -> None:
         """Forget everything; only who holds the lock may."""
-        for path in (self.mark, *self.paths()):
+        for path in (self.mark, self.shards, *self.paths()):
             path.unlink(missing_ok=True)
 
     @contextmanager
-    def lock(self) -> Iterator[None]:
+    def lock(self, name: str = "lock") -> Iterator[None]:
         """Keep other processes from this output for as long as the block runs.
+
+        Args:
+            name: What the file is called that says so; that of a shard is its own.
 
         Raises:
             BatchInUse: another process is at it; the message says which.
             BatchError: the folder cannot be made or written.
         """
-        path = self.path / "lock"
+        path = self.path / name
         flags = os.O_RDWR | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_CLOEXEC", 0)
         try:
             self.path.mkdir(mode=0o700, exist_ok=True)
@@ -308,7 +344,10 @@ class PartsFolder:
             ) from error
         try:
             _take(descriptor, path)
-            yield
+            try:
+                yield
+            finally:
+                os.ftruncate(descriptor, 0)  # on another machine nobody could see that we are gone
         finally:
             os.close(descriptor)
 

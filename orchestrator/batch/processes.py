@@ -16,7 +16,7 @@ from multiprocessing.connection import Connection
 from multiprocessing.context import SpawnProcess
 from typing import Literal, NamedTuple
 
-from adapters.config import ModelConfig
+from adapters.config import ModelConfig, RatesConfig
 from orchestrator.batch.answering import NotAsked, Plan, answerer, failed
 from orchestrator.batch.parts import Part, part_path, read_part
 from orchestrator.batch.rows import Row
@@ -61,16 +61,20 @@ class WorkerDied(BatchError):
 
 
 def for_one_of(config: OrchestratorConfig, count: int) -> OrchestratorConfig:
-    """The configuration of one process of so many: each has its share of what a model allows."""
-    models = {name: _shared(model, count) for name, model in config.models.items()}
+    """The configuration of one process of so many: each has its share of what a model allows.
+
+    What a minute allows is left whole where Redis counts it for all of them.
+    """
+    divided = ("concurrency",) if config.limits is not None else tuple(RatesConfig.model_fields)
+    models = {name: _shared(model, divided, count) for name, model in config.models.items()}
     return config.model_copy(update={"models": models})
 
 
-def _shared(model: ModelConfig, count: int) -> ModelConfig:
+def _shared(model: ModelConfig, divided: tuple[str, ...], count: int) -> ModelConfig:
     rates = model.rates
     shares = {
         name: max(1, allowed // count)
-        for name in ("requests_per_minute", "tokens_per_minute", "concurrency")
+        for name in divided
         if (allowed := getattr(rates, name)) is not None
     }
     return model.model_copy(update={"rates": rates.model_copy(update=shares)}) if shares else model

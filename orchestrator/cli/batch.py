@@ -80,6 +80,12 @@ Exit code 0: every row has an answer. 1: some rows failed (--retry-failed asks t
 @click.option(
     "--workers", type=click.IntRange(1, 64), help="In how many processes. Default: one a core."
 )
+@click.option(
+    "--dask",
+    "cluster",
+    metavar="ADDRESS",
+    help="Share the rows out on a cluster: tcp://HOST:PORT of a Dask scheduler, or local[:N].",
+)
 @options.max_cost_option
 @click.option(
     "--max-time",
@@ -131,7 +137,7 @@ def _stamp(given: dict[str, Any]) -> str:
     """A digest of the words that this was started with, and of where; "" for stdin."""
     if given["input"] == "-":
         return ""
-    told = {**given, "as_json": None, "progress": None, "retry_failed": None}
+    told = {**given, **dict.fromkeys(("as_json", "progress", "retry_failed", "cluster"))}
     written = json.dumps([told, str(Path.cwd())], sort_keys=True, default=str)
     return hashlib.sha256(written.encode("utf-8", "replace")).hexdigest()
 

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 from pydantic import ValidationError
@@ -31,7 +31,7 @@ from orchestrator.batch.writing import target_of, write_outcomes
 from orchestrator.blocking import LoopThread
 from orchestrator.cli import naming
 from orchestrator.cli.batch_plan import foretell
-from orchestrator.cli.batch_progress import as_object, watcher
+from orchestrator.cli.batch_progress import Silent, as_object, watcher
 from orchestrator.cli.failures import BUDGET, FAILED, INTERRUPTED, Misuse, refuse
 from orchestrator.cli.notes import note, warn
 from orchestrator.cli.requesting import response_format_of
@@ -45,6 +45,9 @@ from orchestrator.config import (
     with_state,
 )
 from orchestrator.simulator import Simulator, simulated
+
+if TYPE_CHECKING:
+    from orchestrator.batch.cluster import Place
 
 CODES: Mapping[str, int] = {"budget": BUDGET, "time": BUDGET, "interrupted": INTERRUPTED}
 
@@ -65,11 +68,12 @@ def batch(given: dict[str, Any], stamp: str) -> int:
 def _batch(given: dict[str, Any], stamp: str) -> int:
     source = source_of(given["input"], given["form"])
     _check(source, given)
+    place = _place(source, given)
     setting = choose(given["config_path"], simulate=given["simulate"])
     asked = _options(given, setting)
     if setting.simulated:
         note(setting.note)
-    with _config(setting) as config:
+    with _config(setting, place, given) as config:
         summary = Summary()
         order = replace(
             _order(given, source, asked, setting, config),
@@ -82,11 +86,39 @@ def _batch(given: dict[str, Any], stamp: str) -> int:
             return 0
         watching = watcher(given["progress"], order.max_cost_nanousd)
         try:
-            result = run_batch(order, watching)
+            result = _run(order, watching, place)
         finally:
             watching.close()
     _report(result, order, summary, given, watching.elapsed_s)
     return _code(result)
+
+
+def _run(order: Order, watching: Silent, place: "Place | None") -> Result:
+    if place is None:
+        return run_batch(order, watching)
+    from orchestrator.batch.cluster import run_on
+
+    return run_on(order, watching, place)
+
+
+def _place(source: Source, given: Mapping[str, Any]) -> "Place | None":
+    """Where rows are answered, if not here."""
+    if given["cluster"] is None:
+        return None
+    from orchestrator.batch.cluster import check, place_of
+
+    place = place_of(given["cluster"])
+    some = [f"--{name}" for name in ("limit", "sample", "shuffle") if given[name] is not None]
+    if given["workers"] is not None:
+        some.append("--workers")
+    if some:
+        raise click.UsageError(
+            f"--dask shares out all rows of a file in its own way; leave {', '.join(some)} out"
+        )
+    if given["simulate"] and not place.is_here:
+        raise click.UsageError("the simulator is on this machine; --simulate takes --dask local")
+    check(source)
+    return place
 
 
 def _write(
@@ -205,6 +237,7 @@ def _order(
         is_unordered=given["unordered"],
         keeps_receipts=given["receipts"],
         total=_total(source, given),
+        file=None if source.path is None else replace(source, path=source.path.absolute()),
     )
 
 
@@ -231,10 +264,12 @@ def _total(source: Source, given: Mapping[str, Any]) -> int | None:
 
 
 @contextmanager
-def _config(setting: Setting) -> Iterator[OrchestratorConfig]:
+def _config(
+    setting: Setting, place: "Place | None", given: Mapping[str, Any]
+) -> Iterator[OrchestratorConfig]:
     """The configuration to run on, and the simulator below it if there is one."""
     if not setting.simulated:
-        yield with_state(setting.config)
+        yield _with_state(setting.config, place, is_capped=given["max_cost_usd"] is not None)
         return
     thread, simulator = LoopThread(), Simulator()
     thread.run(simulator.start())
@@ -244,6 +279,19 @@ def _config(setting: Setting) -> Iterator[OrchestratorConfig]:
     finally:
         thread.run(simulator.aclose())
         thread.stop()
+
+
+def _with_state(
+    config: OrchestratorConfig, place: "Place | None", *, is_capped: bool
+) -> OrchestratorConfig:
+    """The configuration with all that is kept from one run to the next, as far as that goes."""
+    if place is None or place.is_here:
+        return with_state(config)
+    from orchestrator.batch.cluster import fitted
+
+    if config.cache is not None:
+        note("the cache is left out: its files are not for several machines")
+    return fitted(config, place, is_capped=is_capped)
 
 
 def _code(result: Result) -> int:

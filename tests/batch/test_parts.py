@@ -287,10 +287,12 @@ def test_where_there_are_no_locks_the_owner_name_decides(
 ) -> None:
     """One that has ended leaves nothing to wait for; one that runs is waited for."""
     monkeypatch.setattr(parts, "_flock", lambda _: False)
-    with folder.lock(), pytest.raises(BatchInUse), folder.lock():
-        pass
+    with folder.lock():
+        owner = (folder.path / "lock").read_text().split("|")
+        with pytest.raises(BatchInUse), folder.lock():
+            pass
+    assert not (folder.path / "lock").read_text(), "another machine could not see that it has ended"
 
-    owner = (folder.path / "lock").read_text().split("|")
     owner[4] = "1"  # the same number, given to another process
     (folder.path / "lock").write_text("|".join(owner))
     with folder.lock():
