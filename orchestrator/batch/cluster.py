@@ -29,7 +29,7 @@ from orchestrator.panel import describe
 if TYPE_CHECKING:
     from distributed import Client, Event, Future, Worker
 
-SHARDS = 8  # for each worker: the last ones to end leave little to wait for
+SHARDS = 4  # for each worker: the last ones to end leave little to wait for
 PERIOD_S = 0.5  # how often a shard tells how far it has come
 START_S = 120.0  # how long a cluster may have no worker
 INSTALL = "pip install 'llm-orchestrator-gateway[dask]'"
