@@ -247,6 +247,8 @@ class Spread:
     def _dealt(self, client: "Client", share: Order, division: Division) -> Iterator[Any]:
         """Deal out all shards; each ends with its result."""
         for start, end in division.ranges:
+            if start == end:
+                continue
             future = client.submit(
                 answer_shard, share, start, end, self._name, key=f"{self._name}-{start}", pure=False
             )

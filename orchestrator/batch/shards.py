@@ -15,14 +15,18 @@ from typing import Any
 
 import orjson
 
-from orchestrator.batch.files import atomically
-from orchestrator.batch.job import Order, Result, Run, Watcher
+from orchestrator.batch.asking import Options, config_digest, question_of
+from orchestrator.batch.files import OutputError, atomically
+from orchestrator.batch.job import Order, Result, Run, Watcher, run_batch, source_identity
 from orchestrator.batch.parts import Heading, PartsFolder, Scanned
-from orchestrator.batch.reading import Index, Mark, index_of, rows_between
-from orchestrator.batch.sources import InputError, Source
+from orchestrator.batch.reading import Index, Mark, index_of, open_rows, rows_between
+from orchestrator.batch.sources import InputError, Source, need_file, source_of
 from orchestrator.batch.work import Stop, Tally
+from orchestrator.batch.writing import write_outcomes
 from orchestrator.clock import SystemClock, new_nonce
+from orchestrator.config import OrchestratorConfig, RequestConfig
 from orchestrator.errors import BatchError, BatchInUse
+from orchestrator.patterns import PatternLibrary
 
 HEED_S = 0.5  # how soon a shard heeds that nothing more is wanted of it
 AGAIN_S = 0.2  # how soon it is looked again whether another process has left a shard
@@ -61,8 +65,52 @@ class Unwatched:
         """Nothing is said."""
 
 
+def order_of(
+    rows: str | Path,
+    output: str | Path,
+    *,
+    config: OrchestratorConfig,
+    request: RequestConfig,
+    template: str = "",
+    **more: Any,
+) -> Order:
+    """An order as `orchestrator batch` would give it, which can be sent to other machines.
+
+    Args:
+        rows: The input, a file.
+        output: Where outcomes go once every row has one.
+        config: The configuration.
+        request: What is the same for all rows: the model, the system message, limits.
+        template: Makes the prompt of a row's columns; "" takes the row as it is.
+        **more: Other fields of the order: `concurrency`, `max_cost_nanousd`.
+
+    Raises:
+        InputError: nothing says what the input is.
+        OrchestratorError: what is to be asked cannot be.
+    """
+    source = source_of(Path(rows).absolute())
+    path = need_file(source, "Sharing out")
+    patterns = PatternLibrary(*([Path(config.patterns_dir)] if config.patterns_dir else []))
+    behind = (f"{pattern}/{panel}" for pattern in patterns for panel in config.panels)
+    names = frozenset((*config.models, *config.routes, *config.panels, *behind))
+    options = Options(request=request, template=template, names=names)
+    return Order(
+        output=Path(output).absolute(),
+        rows=partial(open_rows, source),
+        source=source_identity(path),
+        config=config,
+        ask=partial(question_of, options=options),
+        config_digest=config_digest(options, config, patterns),
+        write=partial(write_outcomes, replace=True),
+        file=source,
+        **more,
+    )
+
+
 def divide(order: Order, count: int, *, batch: str = "") -> Division:
     """Share out the rows of a batch, or tell how that was done when it began.
+
+    Any number of processes may call it, at once or later: the first one decides.
 
     Args:
         order: What is to be done; its `file` says where the rows are.
@@ -82,11 +130,18 @@ def divide(order: Order, count: int, *, batch: str = "") -> Division:
         batch=batch or (known.batch if known else new_nonce()[:16]),
         source=order.source,
         index=index,
-        ranges=index.ranges(max(1, min(count, index.rows))),
+        ranges=index.ranges(count),
     )
     folder.path.mkdir(mode=0o700, exist_ok=True)
-    with atomically(folder.shards, replace=True) as file:
-        file.write(orjson.dumps(made))
+    try:
+        with atomically(folder.shards, replace=known is not None) as file:
+            file.write(orjson.dumps(made))
+    except OutputError:
+        # Of several that divide at once one is the first, and its shards are those of all.
+        first = _read(folder.shards)
+        if first is None or first.source != order.source:
+            raise
+        return first
     return made
 
 
@@ -126,6 +181,15 @@ def run_shard(
         )
     shard = _Shard(order, division, start, end, is_over or _never)
     return asyncio.run(shard.run(watcher or Unwatched()))
+
+
+def collect(order: Order) -> Result:
+    """Write the output once all shards are done; a row that has no outcome yet is answered here.
+
+    Raises:
+        BatchError: outcomes cannot be read back, or the output cannot be written.
+    """
+    return run_batch(order, Unwatched())
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,79 +1,99 @@
 """A batch over several machines: real workers of Dask, and what happens when some are killed."""
 
+import json
 import os
 import signal
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import suppress
 from pathlib import Path
-from typing import Any
 
 import pytest
 from click.testing import CliRunner, Result
+from pydantic import SecretStr
 
-from orchestrator.batch.cluster import Place, fitted, place_of
+from orchestrator.batch.cluster import Place, check, fitted, place_of
 from orchestrator.batch.parts import PartsFolder, read_part
-from orchestrator.batch.sources import InputError
+from orchestrator.batch.sources import InputError, source_of
 from orchestrator.cli import main
-from orchestrator.config import BudgetsConfig, CapsConfig, LedgerConfig, OrchestratorConfig
+from orchestrator.config import (
+    BudgetsConfig,
+    CacheConfig,
+    LedgerConfig,
+    LimitsConfig,
+    OrchestratorConfig,
+    WindowConfig,
+)
 from orchestrator.simulator import Simulator
+from tests import forked_programs
 from tests.batching import answers, numbered, write_rows
 from tests.faces import configured, simulated_elsewhere
 
-ROOT = Path(__file__).parents[2]
+if "CI" not in os.environ:  # there it is an error
+    pytest.importorskip("distributed", reason="the extra [dask] is not installed")
+import dask
+
 IN_FLIGHT = 8
 ROWS = 160
+FAR = Place(address="tcp://10.0.0.7:8786")
 
 
 class Cluster:
     """A scheduler and two workers, each a process of its own on a free port."""
 
     def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._warm = subprocess.Popen(
+            [sys.executable, forked_programs.__file__],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            env={**os.environ, "ORCHESTRATOR_HOME": str(folder)},
+        )
+        assert self._says() == "warm"
         self._file = folder / "scheduler.json"
-        self._env = {**os.environ, "PYTHONPATH": str(ROOT), "ORCHESTRATOR_HOME": str(folder)}
-        self._scheduler = self._start("dask_scheduler", "--host", "127.0.0.1", "--port", "0")
-        self.workers = [self._worker(), self._worker()]
-
-    @property
-    def address(self) -> str:
-        """Once there is one."""
-        import orjson
-
+        self._scheduler = self._dask("scheduler", "--host", "127.0.0.1", "--port", "0")
+        self._workers = [self._worker(), self._worker()]
         while not self._file.exists() or not self._file.stat().st_size:
             time.sleep(0.01)
-        return str(orjson.loads(self._file.read_bytes())["address"])
+        self.address = str(json.loads(self._file.read_text())["address"])
 
-    def kill_one(self) -> None:
+    def start(self, module: str, *words: str) -> int:
+        assert self._warm.stdin is not None
+        self._warm.stdin.write(json.dumps({"module": module, "words": words}) + "\n")
+        self._warm.stdin.flush()
+        return int(self._says())
+
+    def kill_worker(self) -> None:
         """Another one begins in its place."""
-        end(self.workers.pop(0))
-        self.workers.append(self._worker())
+        end(self._workers.pop(0))
+        self._workers.append(self._worker())
 
     def close(self) -> None:
-        for process in (*self.workers, self._scheduler):
-            end(process)
+        for pid in (*self._workers, self._scheduler):
+            end(pid)
+        self._warm.communicate("")
 
-    def _worker(self) -> "subprocess.Popen[bytes]":
-        return self._start("dask_worker", "--no-nanny", "--nthreads", "1", "--memory-limit", "0")
+    def _worker(self) -> int:
+        return self._dask("worker", "--no-nanny", "--nthreads", "1", "--memory-limit", "0")
 
-    def _start(self, program: str, *words: str) -> "subprocess.Popen[bytes]":
-        told = (*words, "--no-dashboard", "--scheduler-file", str(self._file))
-        return started(f"distributed.cli.{program}", *told, env=self._env)
+    def _dask(self, program: str, *words: str) -> int:
+        told = ("--no-dashboard", "--scheduler-file", str(self._folder / "scheduler.json"))
+        return self.start(f"distributed.cli.dask_{program}", *words, *told)
 
-
-def started(module: str, *words: str, env: dict[str, str]) -> "subprocess.Popen[bytes]":
-    return subprocess.Popen(
-        [sys.executable, "-m", module, *words],
-        env=env,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-    )
+    def _says(self) -> str:
+        assert self._warm.stdout is not None
+        return self._warm.stdout.readline().strip()
 
 
-def end(process: "subprocess.Popen[bytes]") -> None:
-    process.send_signal(signal.SIGKILL)
-    process.wait(60)
+def end(pid: int) -> None:
+    with suppress(ProcessLookupError):
+        os.kill(pid, signal.SIGKILL)
+        while True:
+            os.kill(pid, 0)
+            time.sleep(0.001)
 
 
 @pytest.fixture(scope="module")
@@ -95,9 +115,9 @@ def words(elsewhere: Simulator, tmp_path: Path) -> list[str]:
     base = elsewhere.base_url("custom", "20ms")
     config = tmp_path / "orchestrator.yaml"
     config.write_text(
-        "models:\n  m: {provider: custom, model: m-1,"
+        "models:\n  m: {provider: custom, model: m-1, max_tokens: 400,"
         f' api_base: "{base}", price: {{input_usd: 1, output_usd: 10}}}}\n'
-        "budgets: {max_tokens: 400}\nretry: {attempts: 1}\n"
+        "retry: {attempts: 1}\n"
     )
     rows = write_rows(tmp_path / "rows.jsonl", numbered(ROWS))
     output = tmp_path / "out.jsonl"
@@ -118,26 +138,153 @@ def test_a_killed_worker_and_a_killed_client_lose_nothing(
     cluster: Cluster, elsewhere: Simulator, words: list[str], tmp_path: Path
 ) -> None:
     """Every row is answered exactly once; only what the dead had under way is asked again."""
-    before = elsewhere.requests.total
-    env = {**os.environ, "PYTHONPATH": str(ROOT)}
+    before, output = elsewhere.requests.total, tmp_path / "out.jsonl"
 
-    client = started("orchestrator", *words, "--dask", cluster.address, env=env)
+    client = cluster.start("orchestrator.cli", *words, "--dask", cluster.address)
     wait_for(elsewhere, before + ROWS // 8)
-    cluster.kill_one()
+    cluster.kill_worker()
     wait_for(elsewhere, before + ROWS // 3)
     end(client)
-    assert not (tmp_path / "out.jsonl").exists(), "it was over before it was killed"
+    assert not output.exists(), "it was over before it was killed"
     resumed = run(*words, "--dask", cluster.address)
 
     assert resumed.exit_code == 0, resumed.output
-    told = answers(tmp_path / "out.jsonl")
-    assert [one["position"] for one in told] == list(range(ROWS))
+    assert [one["position"] for one in answers(output)] == list(range(ROWS))
     repeated = elsewhere.requests.total - before - ROWS
     assert 0 <= repeated <= IN_FLIGHT
-    kept = [
-        record.outcome.position
-        for path in PartsFolder(tmp_path / "out.jsonl").paths()
-        for record in read_part(path)
-    ]
-    assert sorted(kept) == list(range(ROWS)), "no row has two outcomes"
+    records = [one for path in PartsFolder(output).paths() for one in read_part(path)]
+    assert sorted(one.outcome.position for one in records) == list(range(ROWS))
     print(f"{repeated} of {ROWS} rows asked again")
+
+
+def test_a_cap_holds_for_all_workers_together(
+    cluster: Cluster, elsewhere: Simulator, words: list[str], tmp_path: Path
+) -> None:
+    """In the middle nothing more is begun; with a higher one it goes on with the rest."""
+    before, cap_nanousd = elsewhere.requests.total, 20_000_000
+    capped = run(*words, "--dask", cluster.address, "--max-cost", "0.02", "--json")
+
+    told = json.loads(capped.stdout)
+    assert capped.exit_code == 3, capped.output
+    assert "raise --max-cost" in told["message"]
+    folder = PartsFolder(tmp_path / "out.jsonl")
+    records = [one for path in folder.paths() for one in read_part(path)]
+    assert 0 < len(records) < ROWS
+    spent = sum(one.outcome.cost_nanousd for one in records)
+    assert cap_nanousd // 2 < spent == told["spent_nanousd"] <= cap_nanousd
+
+    raised = run(*words, "--dask", cluster.address, "--max-cost", "9")
+
+    assert raised.exit_code == 0, raised.output
+    assert elsewhere.requests.total == before + ROWS
+
+
+@pytest.mark.parametrize(
+    "told", ["", "here", "local:0", "local:x", "tcp://", "tcp://host", "http://host:1", "tcp://h:x"]
+)
+def test_an_address_that_is_none_is_refused(told: str) -> None:
+    """With what is one."""
+    with pytest.raises(InputError, match=r"--dask .* is no cluster; write tcp://HOST:PORT"):
+        place_of(told)
+
+
+def test_an_address_says_whether_it_is_this_machine() -> None:
+    """Then files of this machine count for all."""
+    assert place_of("local").workers >= 1
+    assert place_of("local:2") == Place(workers=2)
+    assert place_of("tcp://127.0.0.1:8786").is_here
+    assert place_of("tls://[::1]:8786").is_here
+    assert not place_of("tcp://10.0.0.7:8786").is_here
+
+
+@pytest.mark.parametrize("name", ["rows.jsonl.gz", "rows.parquet", "-"])
+def test_what_has_no_ranges_is_refused(name: str) -> None:
+    """Before anybody is asked."""
+    form = "jsonl" if name == "-" else None
+    with pytest.raises(InputError, match=r"cannot be shared out .* not compressed"):
+        check(source_of(name, form))
+
+
+def test_words_that_do_not_go_together_are_refused(words: list[str]) -> None:
+    """What is drawn, ordered or simulated is so on one machine."""
+    drawn = run(*words, "--dask", "local", "--limit", "5", "--workers", "2")
+    simulated = run(*words, "--dask", "tcp://10.0.0.7:8786", "--simulate")
+
+    assert drawn.exit_code == simulated.exit_code == 2
+    assert "leave --limit, --workers out" in " ".join(drawn.output.split())
+    assert "--simulate takes --dask local" in " ".join(simulated.output.split())
+
+
+@pytest.fixture
+def config(elsewhere: Simulator) -> OrchestratorConfig:
+    """Deployments whose keys are not written in the configuration."""
+    made = configured(elsewhere)
+    models = {
+        name: model.model_copy(update={"api_key": SecretStr("${KEY}")})
+        for name, model in made.models.items()
+    }
+    return made.model_copy(update={"models": models})
+
+
+def test_limits_of_money_need_a_ledger_of_all_machines(config: OrchestratorConfig) -> None:
+    """A cap or a budget in a file of each machine would hold for none."""
+    windows = BudgetsConfig(windows=(WindowConfig(scope="global", every="day", money_usd=1),))
+    limited = config.model_copy(update={"budgets": windows})
+    url = SecretStr("postgresql://me:${PASSWORD}@db/ledger")
+    counted = limited.model_copy(update={"ledger": LedgerConfig(url=url)})
+
+    with pytest.raises(InputError, match=r"--max-cost cannot be kept .* postgresql"):
+        fitted(config, FAR, is_capped=True)
+    with pytest.raises(InputError, match=r"budgets\.windows cannot be kept"):
+        fitted(limited, FAR, is_capped=False)
+    assert fitted(limited, Place(), is_capped=True) is limited
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PASSWORD", "p")
+        assert fitted(counted, FAR, is_capped=True).ledger == counted.ledger
+
+
+def test_files_of_one_machine_are_left_out_on_others(config: OrchestratorConfig) -> None:
+    """Neither cache nor ledger is where the workers are."""
+    kept = config.model_copy(update={"cache": CacheConfig(folder="here"), "ledger": LedgerConfig()})
+
+    made = fitted(kept, FAR, is_capped=False)
+
+    assert (made.cache, made.ledger) == (None, None)
+
+
+def test_secrets_do_not_go_over_the_network_unencrypted(config: OrchestratorConfig) -> None:
+    """The message says where they stand, and not what they are."""
+    alpha = config.models["alpha"].model_copy(update={"api_key": SecretStr("sk-planted")})
+    written = config.model_copy(
+        update={
+            "models": {**config.models, "alpha": alpha},
+            "limits": LimitsConfig(url=SecretStr("redis://:planted@cache:6379/0")),
+        }
+    )
+
+    with pytest.raises(InputError, match=r"^models\.alpha\.api_key, limits\.url would go") as told:
+        fitted(written, FAR, is_capped=False)
+
+    assert "planted" not in str(told.value)
+    assert fitted(written, Place(address="tls://10.0.0.7:8786"), is_capped=False)
+
+
+def test_without_the_extra_it_is_named(words: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """And what installs it."""
+    monkeypatch.setitem(sys.modules, "distributed", None)
+
+    refused = run(*words, "--dask", "local")
+
+    assert refused.exit_code == 2
+    assert "pip install 'llm-orchestrator-gateway[dask]'" in " ".join(refused.output.split())
+
+
+def test_a_cluster_that_is_not_there_is_said(
+    words: list[str],
+) -> None:
+    """Nothing is lost by it."""
+    with dask.config.set({"distributed.comm.timeouts.connect": "50ms"}):
+        refused = run(*words, "--dask", "tcp://127.0.0.1:1")
+
+    assert refused.exit_code == 1
+    assert "tcp://127.0.0.1:1 cannot be reached" in " ".join(refused.output.split())
