@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from pydantic import SecretStr
 
 from adapters.config import ModelConfig, RatesConfig
 from orchestrator.batch import processes
@@ -15,7 +16,7 @@ from orchestrator.batch.answering import Plan
 from orchestrator.batch.job import run_batch
 from orchestrator.batch.parts import Heading, PartsFolder, read_part
 from orchestrator.batch.processes import for_one_of
-from orchestrator.config import CacheConfig, OrchestratorConfig
+from orchestrator.config import CacheConfig, LimitsConfig, OrchestratorConfig
 from orchestrator.simulator import Simulator
 from tests.batching import Watching, answers, asking, asking_or_dying, numbered, order, write_rows
 from tests.faces import configured, simulated_elsewhere
@@ -104,3 +105,6 @@ def test_each_process_has_its_share_of_what_a_model_allows(elsewhere: Simulator)
     assert shared["alpha"].rates == RatesConfig(requests_per_minute=33, concurrency=1)
     assert isinstance(shared["beta"], ModelConfig)
     assert shared["beta"] == config.models["beta"]
+    # Where Redis counts a minute for all of them, it is whole for each.
+    counted = config.model_copy(update={"limits": LimitsConfig(url=SecretStr("redis://h"))})
+    assert for_one_of(counted, 3).models["alpha"].rates == rates

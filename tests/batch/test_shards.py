@@ -142,9 +142,7 @@ def test_a_shard_that_somebody_is_at_is_waited_for(
     with PartsFolder(given.output).lock(f"shard-{start}-{end}.lock"):
         with pytest.raises(BatchInUse, match=r"if its machine is gone, remove .*\.lock"):
             run_shard(given, start, end)
-        stopped = run_shard(
-            given, start, end, is_over=lambda: asked.is_set() or asked.set() or False
-        )
+        stopped = run_shard(given, start, end, is_over=lambda: next(told, True))
 
     assert (stopped.is_complete, stopped.tally.done) == (False, 0)
 
