@@ -7,10 +7,13 @@ the calls that it had under way.
 import asyncio
 import ipaddress
 import logging
+import signal
+import threading
 from collections.abc import AsyncIterator, Iterator
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from dataclasses import asdict, dataclass, fields, replace
 from functools import partial
+from itertools import starmap
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
@@ -18,10 +21,10 @@ from adapters.config import ENV_REFERENCE
 from orchestrator.batch.answering import SHARED, answerer
 from orchestrator.batch.job import Order, Result, Run, Watcher, cores, run_batch
 from orchestrator.batch.processes import for_one_of
-from orchestrator.batch.shards import Division, Unwatched, divide, portable, run_shard
+from orchestrator.batch.shards import Unwatched, divide, portable, run_shard
 from orchestrator.batch.sources import InputError, Source, need_file
 from orchestrator.batch.work import Tally
-from orchestrator.clock import new_nonce
+from orchestrator.clock import SystemClock, new_nonce
 from orchestrator.config import OrchestratorConfig, ledger_url
 from orchestrator.errors import BatchError, OrchestratorError
 from orchestrator.panel import describe
@@ -34,6 +37,8 @@ PERIOD_S = 0.5  # how often a shard tells how far it has come
 START_S = 120.0  # how long a cluster may have no worker
 INSTALL = "pip install 'llm-orchestrator-gateway[dask]'"
 LOCAL = "local"
+# What is lost is said once, by us; tracebacks of reconnecting would be said beside it.
+NOISY = ("distributed", "distributed.client", "distributed.utils")
 WANTED = "write tcp://HOST:PORT or tls://HOST:PORT of a Dask scheduler, local, or local:WORKERS"
 _COUNTS = tuple(
     field.name
@@ -237,24 +242,21 @@ class Spread:
             is_fresh=False,
         )
         client.subscribe_topic(self._name, self._hear)
-        passing = asyncio.create_task(self._pass_on(client))
+        futures = {
+            start: client.submit(
+                answer_shard, share, start, end, self._name, key=f"{self._name}-{start}", pure=False
+            )
+            for start, end in division.ranges
+            if start < end
+        }
+        passing = asyncio.create_task(self._pass_on(client, list(futures.values())))
         try:
-            results = await asyncio.gather(*self._dealt(client, share, division))
+            results = await asyncio.gather(*starmap(self._collect, futures.items()))
         finally:
             passing.cancel()
         self.is_complete = all(result.is_complete for result in results)
 
-    def _dealt(self, client: "Client", share: Order, division: Division) -> Iterator[Any]:
-        """Deal out all shards; each ends with its result."""
-        for start, end in division.ranges:
-            if start == end:
-                continue
-            future = client.submit(
-                answer_shard, share, start, end, self._name, key=f"{self._name}-{start}", pure=False
-            )
-            yield self._collect(future, start)
-
-    async def _collect(self, future: "Future[Result]", start: int) -> Result:
+    async def _collect(self, start: int, future: "Future[Result]") -> Result:
         try:
             result: Result = await future
         except Exception as error:  # noqa: BLE001 - it ends the batch, once all is at rest
@@ -267,10 +269,13 @@ class Spread:
             self._stop("budget", result.message)
         return result
 
-    async def _pass_on(self, client: "Client") -> None:
-        """Have no shard ask for what is not wanted any more."""
+    async def _pass_on(self, client: "Client", futures: "list[Future[Result]]") -> None:
+        """Have no shard ask for what is not wanted any more; without workers nobody waits."""
         await self._stop.event.wait()
         await _event(self._name, client).set()
+        while await client.nthreads():
+            await SystemClock().sleep(PERIOD_S)
+        await client.cancel(futures)
 
     def _hear(self, told: tuple[float, dict[str, Any]]) -> None:
         self._count(told[1]["start"], Tally(**told[1]["tally"]))
@@ -306,20 +311,23 @@ async def _reached(place: Place) -> AsyncIterator["Client"]:
         OSError: nobody is there.
     """
     dask = _dask()
+    for name in NOISY:
+        logging.getLogger(name).setLevel(logging.CRITICAL)
     async with AsyncExitStack() as stack:
         where: Any = place.address
         if not where:
-            where = await stack.enter_async_context(
-                dask.LocalCluster(
-                    n_workers=place.workers,
-                    threads_per_worker=1,
-                    host="127.0.0.1",
-                    dashboard_address=None,
-                    memory_limit=0,
-                    silence_logs=logging.CRITICAL,
-                    asynchronous=True,
+            with _unheard():
+                where = await stack.enter_async_context(
+                    dask.LocalCluster(
+                        n_workers=place.workers,
+                        threads_per_worker=1,
+                        host="127.0.0.1",
+                        dashboard_address=None,
+                        memory_limit=0,
+                        silence_logs=logging.CRITICAL,
+                        asynchronous=True,
+                    )
                 )
-            )
         client = await stack.enter_async_context(
             dask.Client(where, asynchronous=True, set_as_default=False)
         )
@@ -331,6 +339,22 @@ async def _reached(place: Place) -> AsyncIterator["Client"]:
                 f"the same paths as here: dask worker {place.address} --nworkers -1 --nthreads 1"
             ) from error
         yield client
+
+
+@contextmanager
+def _unheard() -> Iterator[None]:
+    """Have processes that are started now not hear Ctrl-C: it goes to all of a terminal.
+
+    Whoever started them passes on what it means.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 # On a worker.

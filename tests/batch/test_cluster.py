@@ -8,14 +8,18 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from click.testing import CliRunner, Result
 from pydantic import SecretStr
 
+from orchestrator.batch.answering import Plan
 from orchestrator.batch.cluster import Place, check, fitted, place_of
-from orchestrator.batch.parts import PartsFolder, read_part
+from orchestrator.batch.outcome import Failure
+from orchestrator.batch.parts import Heading, PartsFolder, read_part
+from orchestrator.batch.rows import Row
 from orchestrator.batch.sources import InputError, source_of
 from orchestrator.cli import main
 from orchestrator.config import (
@@ -226,7 +230,9 @@ def config(elsewhere: Simulator) -> OrchestratorConfig:
     return made.model_copy(update={"models": models})
 
 
-def test_limits_of_money_need_a_ledger_of_all_machines(config: OrchestratorConfig) -> None:
+def test_limits_of_money_need_a_ledger_of_all_machines(
+    config: OrchestratorConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A cap or a budget in a file of each machine would hold for none."""
     windows = BudgetsConfig(windows=(WindowConfig(scope="global", every="day", money_usd=1),))
     limited = config.model_copy(update={"budgets": windows})
@@ -238,9 +244,17 @@ def test_limits_of_money_need_a_ledger_of_all_machines(config: OrchestratorConfi
     with pytest.raises(InputError, match=r"budgets\.windows cannot be kept"):
         fitted(limited, FAR, is_capped=False)
     assert fitted(limited, Place(), is_capped=True) is limited
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("PASSWORD", "p")
-        assert fitted(counted, FAR, is_capped=True).ledger == counted.ledger
+    monkeypatch.setenv("PASSWORD", "p")
+    made = fitted(counted, FAR, is_capped=True)
+    assert made.ledger == counted.ledger
+    heading = Heading(batch="b", config="c", source="s")
+    plan = Plan(config=made, ask=refusing, heading=heading, folder=Path("parts"))
+    assert plan.purse.startswith("postgresql"), "the cap is counted where all machines reach it"
+    assert replace(plan, config=config).purse.endswith("parts/ledger.db")
+
+
+def refusing(row: Row) -> Failure:
+    return Failure(kind="NotAsked", message=f"row {row.position}")
 
 
 def test_files_of_one_machine_are_left_out_on_others(config: OrchestratorConfig) -> None:
