@@ -239,7 +239,8 @@ def test_the_trojaned_releases_of_litellm_stay_excluded() -> None:
 def test_dependencies_are_what_is_imported() -> None:
     """Nothing is used that merely came along with something else; nothing declared is unused.
 
-    What only the gateway needs is imported there, and declared apart; so is Redis' client.
+    What only the gateway needs is imported there, and declared apart; so are the clients of
+    Redis and of Dask.
     """
     imported: dict[bool, set[str]] = {True: set(), False: set()}
     for path, tree in sources():
@@ -252,7 +253,7 @@ def test_dependencies_are_what_is_imported() -> None:
     extra = declared(PYPROJECT["project"]["optional-dependencies"]["server"])
     known = sys.stdlib_module_names | {"adapters", "orchestrator"}
 
-    assert imported[False] - known == core | {"redis"}
+    assert imported[False] - known == core | {"redis", "distributed"}
     assert imported[True] - known - core == extra
 
 
