@@ -4,9 +4,9 @@ What goes in is our own list, what comes out is checked.
 
 litellm is imported at the first real call (it costs seconds and 160 MB). Its HTTP clients all run
 over `_wire.WatchedTransport`, so a retry, a redirect or a stream cut short inside it cannot go
-unnoticed. Nothing of litellm's is used but `acompletion`, `aembedding`, its exceptions, its token
-counter, what makes its HTTP clients, and the one switch that keeps it from logging what nobody
-reads.
+unnoticed. Nothing of litellm's is used but `acompletion`, `aembedding`, its calls for files and
+batches, its exceptions, its token counter, what makes its HTTP clients, and the one switch that
+keeps it from logging what nobody reads.
 """
 
 import asyncio
@@ -429,6 +429,51 @@ async def embed(
     )
     await _sent(call, connection, fields, sending)
     return call.body
+
+
+BatchAction = Literal["upload", "submit", "poll", "list", "cancel", "collect"]
+# Its own functions for batches take no client, so what they are made of is called: of which class,
+# which method, and what it calls its argument.
+_BATCHES: dict[BatchAction, tuple[str, str, str]] = {
+    "upload": ("OpenAIFilesAPI", "acreate_file", "create_file_data"),
+    "collect": ("OpenAIFilesAPI", "afile_content", "file_content_request"),
+    "submit": ("OpenAIBatchesAPI", "acreate_batch", "create_batch_data"),
+    "poll": ("OpenAIBatchesAPI", "aretrieve_batch", "retrieve_batch_data"),
+    "cancel": ("OpenAIBatchesAPI", "acancel_batch", "cancel_batch_data"),
+    "list": ("OpenAIBatchesAPI", "alist_batches", ""),
+}
+
+
+async def batch(
+    call: Call, connection: Connection, action: BatchAction, fields: Mapping[str, Any]
+) -> Any:
+    """One call about a provider's own batches. What came of it stands in the call.
+
+    Raises:
+        ProviderError: whatever went wrong, by its true class.
+    """
+    openai = importlib.import_module("litellm.llms.openai.openai")
+    owner, method, argument = _BATCHES[action]
+    given = {argument: dict(fields)} if argument else dict(fields)
+    sending = getattr(getattr(openai, owner)(), method)(
+        **given, openai_client=connection.client("sdk")
+    )
+    await _sent(call, connection, {}, sending)
+    return call.body
+
+
+def recorder() -> Any:
+    """Connections that keep what would be sent as their `content`, and send nothing."""
+    from adapters._wire import Recorder
+
+    return Recorder()
+
+
+def replay(status: int, body: bytes) -> Any:
+    """Connections that answer with what has come already."""
+    from adapters._wire import Replay
+
+    return Replay(status, body)
 
 
 async def _send(

@@ -12,10 +12,20 @@ from adapters._bound import SHORT_BYTES
 from adapters._call import Call, Ended
 from adapters._clocks import Clocks
 from adapters._embedding import EmbeddingFormat, believable_usage, read_vectors
+from adapters._formats import Json
 from adapters._media import refused_url
 from adapters._scrub import scrub, secrets_in
 from adapters._surrogates import Halves, dumps, whole
 from adapters.base import BaseAdapter, count_inputs, prompt_text
+from adapters.batches import (
+    ENDPOINT,
+    OBJECTS,
+    TAG,
+    BatchReply,
+    BatchStatus,
+    read_replies,
+    read_status,
+)
 from adapters.config import MissingVariable, ModelConfig, first_set, resolve_references
 from adapters.errors import (
     AuthenticationFailed,
@@ -41,6 +51,9 @@ from adapters.types import (
     ToolCall,
 )
 
+_OF_FILES = Limits(total_s=1800.0, body_bytes=2**30)  # which are larger than any answer
+_NO_SUCH_ADDRESS = frozenset((404, 405, 410, 501))
+_PAGE, _MOST_PAGES = 100, 50  # of a list of batches, the newest first
 BYTES_A_CHARACTER = 4  # at most, in UTF-8
 _OPENAI_TRANSLATED = frozenset(("tools", "tool_choice", "response_format", "max_tokens"))
 _STANDARD_FIELDS = (
@@ -105,11 +118,17 @@ class LiteLLMAdapter(BaseAdapter):
     async def complete(
         self, request: CompletionRequest, *, limits: Limits = Limits()
     ) -> Completion:
+        return await self._complete(request, limits)
+
+    async def _complete(
+        self, request: CompletionRequest, limits: Limits, *, inner: Any = None
+    ) -> Completion:
+        """One call over the deployment's connections, or over others."""
         with self._scrubbed():
             fields = self._fields(request)
             await _litellm.load(*_parts_of(self.clients))
             connection = self._connected()
-            async with self._call(connection, limits, streamed=False) as call:
+            async with self._call(connection, limits, streamed=False, inner=inner) as call:
                 async with Clocks(self.named(), limits).total():
                     response = await _litellm.complete(call, connection, self.clients, fields)
                 try:
@@ -330,16 +349,19 @@ class LiteLLMAdapter(BaseAdapter):
         streamed: bool,
         wire: _formats.WireFormat | None = None,
         content: bytes | None = None,
+        inner: Any = None,
+        wants_file: bool = False,
     ) -> AsyncIterator[Call]:
         call = Call(
             format=wire or self.wire,
             limits=limits,
-            inner=connection.pool(),
+            inner=inner or connection.pool(),
             streamed=streamed,
             about=self.named(),
             done_is_complete=self.config.done_without_finish == "complete",
             content=content,
             reads_itself=self.reads_itself or content is not None,
+            wants_file=wants_file,
         )
         try:
             yield call
@@ -459,6 +481,7 @@ class OpenAILikeAdapter(LiteLLMAdapter):
     clients: ClassVar[_litellm.Clients] = "sdk"
     asks_for_usage = True
     reads_itself = True  # they have our shape already, and two models of each cost the most
+    has_batches = True
 
     def write_fields(self, given: dict[str, Any]) -> dict[str, Any]:
         """Sampling fields go into the body as they are: the provider judges them, not litellm."""
@@ -478,6 +501,90 @@ class OpenAILikeAdapter(LiteLLMAdapter):
 
     def reader(self) -> _read.Reader:
         return _read.ThinkingReader()
+
+    # Batches of the provider's own.
+
+    async def write_body(self, request: CompletionRequest) -> bytes:
+        """As litellm writes it for a call, up to where it would be sent."""
+        with self._scrubbed():
+            fields = self._fields(request)
+            await _litellm.load(*_parts_of(self.clients))
+            connection, recorder = self._connected(), _litellm.recorder()
+            async with self._call(connection, Limits(), streamed=False, inner=recorder) as call:
+                await _litellm.complete(call, connection, self.clients, fields)
+            return bytes(recorder.content)
+
+    async def read_reply(self, request: CompletionRequest, reply: BatchReply) -> Completion:
+        inner = _litellm.replay(reply.status, reply.body)
+        return await self._complete(request, Limits(), inner=inner)
+
+    async def submit_batch(self, lines: bytes, *, tag: str) -> BatchStatus:
+        file = (f"{tag}.jsonl", lines, "application/jsonl")
+        try:
+            uploaded = await self._ask_batches("upload", file=file, purpose="batch")
+        except ProviderError as error:
+            if error.status_code not in _NO_SUCH_ADDRESS:
+                raise
+            self._refuse(
+                f"its address has no files for batches ({error.status_code}: {error}); "
+                "ask it row by row"
+            )
+        return read_status(
+            await self._ask_batches(
+                "submit",
+                completion_window="24h",
+                endpoint=ENDPOINT,
+                input_file_id=str(uploaded["id"]),
+                metadata={TAG: tag},
+            )
+        )
+
+    async def find_batch(self, tag: str) -> BatchStatus | None:
+        after: dict[str, str] = {}
+        for _ in range(_MOST_PAGES):
+            page = await self._ask_batches("list", limit=_PAGE, **after)
+            listed = [read_status(one) for one in page.get("data") or () if "id" in one]
+            found = next((one for one in listed if one.tag == tag), None)
+            if found is not None or not listed or not page.get("has_more"):
+                return found
+            after = {"after": listed[-1].id}
+        return None
+
+    async def poll_batch(self, batch_id: str) -> BatchStatus:
+        return read_status(await self._ask_batches("poll", batch_id=batch_id))
+
+    async def cancel_batch(self, batch_id: str) -> BatchStatus:
+        return read_status(await self._ask_batches("cancel", batch_id=batch_id))
+
+    async def collect_batch(self, status: BatchStatus) -> dict[str, BatchReply]:
+        found: dict[str, BatchReply] = {}
+        for file in reversed(status.files):  # an answer goes before an error
+            try:
+                found |= read_replies(await self._batch_file(file))
+            except ValueError as error:
+                message = f"the file {file} of a batch could not be read: {error}"
+                raise MalformedResponse(message, **self.named()) from None
+        return found
+
+    async def _batch_file(self, file_id: str) -> bytes:
+        with self._scrubbed():
+            await _litellm.load("sdk")
+            connection = self._connected()
+            asking = self._call(
+                connection, _OF_FILES, streamed=False, wire=OBJECTS, wants_file=True
+            )
+            async with asking as call, Clocks(self.named(), _OF_FILES).total():
+                await _litellm.batch(call, connection, "collect", {"file_id": file_id})
+                return call.file
+
+    async def _ask_batches(self, action: _litellm.BatchAction, **fields: Any) -> Json:
+        with self._scrubbed():
+            await _litellm.load("sdk")
+            connection = self._connected()
+            asking = self._call(connection, _OF_FILES, streamed=False, wire=OBJECTS)
+            async with asking as call, Clocks(self.named(), _OF_FILES).total():
+                await _litellm.batch(call, connection, action, fields)
+                return call.body or {}
 
 
 _shown = lru_cache(maxsize=256)(scrub)  # a name comes with every piece of an answer

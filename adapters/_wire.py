@@ -83,6 +83,29 @@ class WatchedTransport(httpx.AsyncBaseTransport):
         """litellm closes clients as it pleases; the connections are not its own."""
 
 
+class Recorder(httpx.AsyncBaseTransport):
+    """Stands where a call's connections belong, and sends nothing: it keeps what would be sent."""
+
+    def __init__(self) -> None:
+        self.content = b""
+
+    async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
+        self.content = await request.aread()
+        raise Ended("written")
+
+
+class Replay(httpx.AsyncBaseTransport):
+    """Stands there likewise, and answers with what has come already, on another way."""
+
+    def __init__(self, status: int, body: bytes) -> None:
+        self._status, self._body = status, body
+
+    async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
+        return httpx.Response(
+            self._status, headers=_ANSWER_HEADERS, content=self._body, request=request
+        )
+
+
 class WatchedSession:
     """Stands where litellm's leanest path wants a session of aiohttp, and sends as the others do.
 
@@ -261,6 +284,9 @@ async def _read_plain(
     if len(raw) > limit:
         message = f"the answer is larger than {limit:,} bytes"
         raise _refuse(call, MalformedResponse(message, **call.about))
+    if call.wants_file:
+        call.file = raw
+        raise Ended("answered")
     call.body = body = _parse_answer(call, raw, response.headers)
     changed = _note(call, body)  # an answer with nothing in it may still be billed
     _require_answer(call, body)

@@ -4,10 +4,11 @@ import json
 from abc import ABC, abstractmethod
 from collections.abc import AsyncGenerator
 from functools import cached_property
-from typing import ClassVar
+from typing import ClassVar, NoReturn
 
 from adapters import _litellm
 from adapters._bound import Allowances, bound_inputs, bound_prompt
+from adapters.batches import BatchReply, BatchStatus
 from adapters.config import ModelConfig
 from adapters.errors import About, InvalidRequest
 from adapters.prices import capacity_of
@@ -35,9 +36,11 @@ class BaseAdapter(ABC):
         config: The deployment's configuration.
         deployment: Its configured name; it stands in every error.
         preamble_tokens: What the provider may count before the first message.
+        has_batches: Whether its provider may have batches of its own.
     """
 
     preamble_tokens: ClassVar[int] = 128
+    has_batches: ClassVar[bool] = False  # those of OpenAI's protocol
     extra_fields: ClassVar[frozenset[str]] = frozenset(
         (
             "frequency_penalty",
@@ -92,6 +95,58 @@ class BaseAdapter(ABC):
         """
         raise InvalidRequest(
             f"{self.config.provider.value} has no embeddings; ask a deployment of another provider",
+            **self.named(),
+        )
+
+    async def write_body(self, request: CompletionRequest) -> bytes:
+        """The body that `complete` would send, for a line of a batch. Makes no call.
+
+        Raises:
+            InvalidRequest: the request cannot be sent, or the provider has no batches here.
+        """
+        self._refuse_batches()
+
+    async def read_reply(self, request: CompletionRequest, reply: BatchReply) -> Completion:
+        """What `complete` would have made of this reply. Makes no call.
+
+        Raises:
+            ProviderError: as `complete`.
+        """
+        self._refuse_batches()
+
+    async def submit_batch(self, lines: bytes, *, tag: str) -> BatchStatus:
+        """Give the provider a batch of lines to answer within a day, at half the price.
+
+        Args:
+            lines: JSONL, as `write_line` writes it.
+            tag: What `find_batch` finds it by, should nobody hear of its id.
+
+        Raises:
+            InvalidRequest: the provider has no batches, or refuses this one.
+            ProviderError: as `complete`.
+        """
+        self._refuse_batches()
+
+    async def find_batch(self, tag: str) -> BatchStatus | None:
+        """The batch that was submitted with a tag, if there is one."""
+        self._refuse_batches()
+
+    async def poll_batch(self, batch_id: str) -> BatchStatus:
+        """How a batch is getting on."""
+        self._refuse_batches()
+
+    async def collect_batch(self, status: BatchStatus) -> dict[str, BatchReply]:
+        """What came of the lines of a batch that is over, by their ids."""
+        self._refuse_batches()
+
+    async def cancel_batch(self, batch_id: str) -> BatchStatus:
+        """Have no more lines of a batch answered; those that are stay paid for."""
+        self._refuse_batches()
+
+    def _refuse_batches(self) -> NoReturn:
+        raise InvalidRequest(
+            f"{self.config.provider.value} has no batches that can be asked from here; openai has, "
+            "and custom hosts that speak its protocol",
             **self.named(),
         )
 

@@ -57,6 +57,7 @@ class Rates:
         )
 
 
+_PER_TOKEN = ("input", "cached", "cache_write", "output", "reasoning", "input_max")
 Schedule = tuple[Rates, ...]  # of one model, by the length of the prompt, the shortest first
 
 
@@ -85,6 +86,17 @@ class Price:
             for reached in (_reached(schedule, prompt) for schedule in self.schedules)
         )
         return _to_nano(max(costs) + self.call_pico)
+
+    def halved(self) -> "Price":
+        """The price of the same call in a provider's batch; halves of a pico-dollar go up."""
+        schedules = tuple(
+            tuple(
+                replace(rates, **{name: -(-getattr(rates, name) // 2) for name in _PER_TOKEN})
+                for rates in schedule
+            )
+            for schedule in self.schedules
+        )
+        return Price(schedules, -(-self.call_pico // 2))
 
     def or_dearer(self, other: "Price") -> "Price":
         """The price of a call that may be billed by this one or by the other."""
@@ -138,6 +150,14 @@ def price_of(
             dearer tier of service, sound, a long-lived cache; and what tools that the provider runs
             itself will cost, no list says.
     """
+    price = _live_price_of(config, answered_as=answered_as, request=request)
+    return price.halved() if price is not None and config.is_batched else price
+
+
+def _live_price_of(
+    config: ModelConfig, *, answered_as: str, request: Request | None
+) -> Price | None:
+    """The price of a call that is answered at once."""
     if config.price == "free":
         return FREE
     if config.price is not None:
