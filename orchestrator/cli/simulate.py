@@ -142,5 +142,6 @@ def _print_faults() -> None:
         click.echo(f"{name:<{width}}  {fault.description}{size}")
     click.echo(
         "\nAlso: 200ms (latency), gap50ms (between pieces), cutat100 (cut after 100 bytes), "
-        "flap3 (every third request), first2 (the first two)",
+        "flap3 (every third request), first2 (the first two); of batches: batchfails, "
+        "batchexpires, batchstays, polls7 (looks until it is over)",
     )

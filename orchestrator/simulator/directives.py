@@ -13,6 +13,8 @@ _GAP = re.compile(r"gap(\d+(?:\.\d+)?)(ms|s)")
 _AFTER = re.compile(r"after(\d+(?:\.\d+)?)(ms|s)")
 _CUT_AT = re.compile(r"cutat(\d+)(clean)?")
 _TURNS = re.compile(r"(flap|first)(\d+)")
+_BATCH = re.compile(r"batch(fails|expires|stays)")
+_POLLS = re.compile(r"polls([1-9]\d*)")
 _SIZED = re.compile(r"([a-z][a-z0-9-]*?)(\d+)")
 
 
@@ -33,6 +35,8 @@ class Plan:
     cut_clean: bool = False
     every: int | None = None  # faults apply to every k-th request only
     first: int | None = None  # faults apply to the first n requests only
+    batch: str = ""  # what becomes of a batch as a whole: it fails, expires or stays
+    polls: int | None = None  # looks at a batch until it is over
 
     def strikes(self, turn: int) -> bool:
         """Whether the faults apply to this request; `turn` counts from 1."""
@@ -78,6 +82,10 @@ def _apply(plan: Plan, directive: str) -> Plan:
         return replace(plan, retry_after_s=_seconds(match))
     if match := _CUT_AT.fullmatch(directive):
         return replace(plan, cut_at=int(match[1]), cut_clean=bool(match[2]))
+    if match := _BATCH.fullmatch(directive):
+        return replace(plan, batch=match[1])
+    if match := _POLLS.fullmatch(directive):
+        return replace(plan, polls=int(match[1]))
     if directive == "flap":
         return replace(plan, every=2)
     if (match := _TURNS.fullmatch(directive)) and int(match[2]) > 0:

@@ -15,6 +15,7 @@ import orjson
 
 from adapters.config import LLMProvider
 from orchestrator.simulator.ask import Wrong
+from orchestrator.simulator.batches import Batches
 from orchestrator.simulator.config import SimulatorConfig
 from orchestrator.simulator.faults import FAULTS
 from orchestrator.simulator.http import (
@@ -57,6 +58,7 @@ class Simulator:
         requests: The log: a record of every finished request, the newest ones.
         arrived: How many requests have come.
         in_flight: Requests that are being answered.
+        batches: What was submitted to be answered later.
     """
 
     def __init__(self, config: SimulatorConfig | None = None) -> None:
@@ -65,6 +67,7 @@ class Simulator:
         self.arrived = 0
         self.in_flight = 0
         self._outcomes = Outcomes(self.config)
+        self.batches = Batches(lambda line: self._outcomes.of(line, self.elapsed_s()).reply)
         self._started_s = time.monotonic()
         self._server: asyncio.Server | None = None
         self._port = 0
@@ -152,8 +155,16 @@ class Simulator:
 
     def outcome(self, request: Request) -> Outcome:
         """What a request comes to, now."""
-        own = self._own_page(request)
+        own = self._own_page(request) or self._batched(request)
         return own if own is not None else self._outcomes.of(request, self.elapsed_s())
+
+    def _batched(self, request: Request) -> Outcome | None:
+        """What has to do with files and batches."""
+        found = self.batches.of(request)
+        if found is None:
+            return None
+        provider, reply = found
+        return Outcome(reply=reply, provider=provider, has_key=True)
 
     def tally(self, model: str | None = None) -> Tally:
         """What all requests came to that are over, or those for one model.
