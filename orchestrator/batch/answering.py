@@ -101,6 +101,14 @@ class Engine(Protocol):
     def breakers(self) -> Mapping[str, BreakerState]: ...
 
 
+class Purse(Protocol):
+    """Holds for every row the most that it can cost."""
+
+    async def hold(self, needed_nanousd: int) -> str: ...
+
+    async def settle(self, held: str, spent_nanousd: int) -> None: ...
+
+
 class Cap:
     """What a batch may cost in all: every row holds the most it can cost before it is asked.
 
@@ -181,6 +189,7 @@ class Answerer:
         cap: What the batch may cost; None where nobody has said.
         ledger: Where the engine counts what runs use up; needed with a cap.
         keeps_receipts: Whether outcomes hold the receipts of their runs.
+        asks_again: Whether an answer is asked for once more that is not the JSON that was wanted.
         stopping: Is set when nothing more is to be asked.
         clock: Where the time comes from.
     """
@@ -191,9 +200,10 @@ class Answerer:
         ask: Ask,
         *,
         stopping: asyncio.Event,
-        cap: Cap | None = None,
+        cap: Purse | None = None,
         ledger: Ledger | None = None,
         keeps_receipts: bool = False,
+        asks_again: bool = True,
         clock: Clock | None = None,
     ) -> None:
         self._engine = engine
@@ -201,6 +211,7 @@ class Answerer:
         self._cap = cap
         self._ledger = ledger
         self._keeps_receipts = keeps_receipts
+        self._asks_again = asks_again
         self._stopping = stopping
         self._clock = clock or SystemClock()
         self._known_reader: tuple[dict[str, object], AnswerReader] | None = None
@@ -250,7 +261,7 @@ class Answerer:
         if reader is None or response.tool_calls:
             return _answered(row, response, Parsed())
         parsed = reader.read(response.content)
-        if parsed.problem:
+        if parsed.problem and self._asks_again:
             once_more = asked_again(request, response.content, parsed.problem)
             with suppress(NotAsked):  # then the first answer, which is paid for, is what there is
                 response = await self._patiently(once_more, receipts)
@@ -326,7 +337,7 @@ class Answerer:
         return await self._held(request, needed, self._cap, receipts)
 
     async def _held(
-        self, request: RequestConfig, needed_nanousd: int, cap: Cap, receipts: list[Receipt]
+        self, request: RequestConfig, needed_nanousd: int, cap: Purse, receipts: list[Receipt]
     ) -> OrchestratorResponse:
         """Run it with what is held for it as its limit; what it did not need goes back."""
         limited = request.model_copy(update={"max_cost_usd": Decimal(needed_nanousd) / NANO})

@@ -8,6 +8,7 @@ import threading
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
 from contextlib import asynccontextmanager, contextmanager, suppress
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from itertools import chain, islice
 from pathlib import Path
 from typing import Any, Protocol
@@ -19,10 +20,13 @@ from orchestrator.batch.finished import read_mark, state_of, states_of
 from orchestrator.batch.outcome import Outcome
 from orchestrator.batch.parts import Heading, Index, Part, PartsFolder, Scanned, read_part
 from orchestrator.batch.processes import crew
+from orchestrator.batch.provider import MOST_ROWS, ProviderKeeper, give_up, provider_keeper
 from orchestrator.batch.sources import Source
+from orchestrator.batch.submitted import Journal
 from orchestrator.batch.work import AnyRow, Keeper, LocalKeeper, Stop, Tally, Why, Work
 from orchestrator.clock import SystemClock, new_nonce
 from orchestrator.config import OrchestratorConfig
+from orchestrator.errors import BatchError
 
 SMALL = 500  # rows that are not worth the start of several processes
 
@@ -53,6 +57,7 @@ class Order:
         stamp: A digest of the words that it was started with; "" where nobody keeps that.
         watched: The files that have a say in it, the configuration and others.
         file: The input, where ranges of its bytes may be answered elsewhere.
+        in_provider_batches: Whether rows are asked in their providers' own batches.
     """
 
     output: Path
@@ -76,6 +81,7 @@ class Order:
     stamp: str = ""
     watched: tuple[Path, ...] = ()
     file: Source | None = None
+    in_provider_batches: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -140,7 +146,9 @@ class Run:
     folder: PartsFolder
     watcher: Watcher
     scanned: Scanned
+    unused_nanousd: int = 0
     stop: Stop = field(default_factory=Stop)
+    _provider: ProviderKeeper | None = None
 
     async def go(self, elsewhere: "Callable[[Run], Working] | None" = None) -> Result:
         """Answer what is left, and write the output once that is all."""
@@ -187,17 +195,18 @@ class Run:
         rows, workers = _divided(order)
         number = self.folder.next_number()
         part = Part(self.folder.part(number), heading, gives_way=gives_way)
+        tally = Tally(total=order.total, spent_nanousd=self.spent_nanousd)
         work = Work(
-            self._keeper(heading, part, workers),
+            self._keeper(heading, part, workers, tally),
             index=self.scanned.index,
             part=part,
-            concurrency=order.concurrency,
+            concurrency=MOST_ROWS if order.in_provider_batches else order.concurrency,
             stop=self.stop,
             clock=SystemClock(),
             retries_failed=order.retries_failed,
+            at_end=self._at_end,
         )
-        work.tally.total = order.total
-        work.tally.spent_nanousd = self.scanned.cost_nanousd
+        work.tally = tally
         try:
             running = work.run(rows, is_slow=order.is_slow)
             return work, await self._until_the_end(work, running)
@@ -215,20 +224,42 @@ class Run:
             is_cut = True
         if work.is_complete and not is_cut:
             return Result(tally=work.tally)
-        return Result(
-            tally=work.tally, why=self.stop.why, message=self.stop.message, is_complete=False
-        )
+        message = self.stop.message or _still_away(Journal(self.folder.path))
+        return Result(tally=work.tally, why=self.stop.why, message=message, is_complete=False)
 
     @asynccontextmanager
-    async def _keeper(self, heading: Heading, part: Part, workers: int) -> AsyncIterator[Keeper]:
+    async def _keeper(
+        self, heading: Heading, part: Part, workers: int, tally: Tally
+    ) -> AsyncIterator[Keeper]:
         plan = self.plan(heading)
-        spent = self.scanned.cost_nanousd
+        spent = self.spent_nanousd
+        if self.order.in_provider_batches:
+            async with provider_keeper(
+                plan,
+                stop=self.stop,
+                part=part,
+                index=self.scanned.index,
+                spent_nanousd=spent,
+                tell=partial(setattr, tally, "batches"),
+            ) as provider:
+                self._provider = provider
+                yield provider
+            return
         if workers > 1:
             async with crew(plan, workers, part, self.stop.event, spent_nanousd=spent) as keeper:
                 yield keeper
             return
         async with answerer(plan, self.stop.event, spent_nanousd=spent) as answer:
             yield LocalKeeper(answer, part)
+
+    @property
+    def spent_nanousd(self) -> int:
+        """What it has cost before, paid for nothing included."""
+        return self.scanned.cost_nanousd + self.unused_nanousd
+
+    def _at_end(self) -> None:
+        if self._provider is not None:  # once the last rows that were begun have come to it
+            asyncio.get_running_loop().call_soon(self._provider.no_more)
 
     @asynccontextmanager
     async def _watched(self, tally: Tally) -> AsyncIterator[None]:
@@ -304,8 +335,13 @@ def run_batch(
     """
     folder = PartsFolder(order.output)
     with folder.lock():
+        journal = Journal(folder.path)
+        _need_the_same_way(order, journal)
         if order.is_fresh:
+            if left := journal.read().batches:
+                asyncio.run(give_up(left, order.config))
             folder.clear()
+            journal.clear()
         finished = _finished(order)
         if finished is not None:
             return Result(tally=finished, was_finished=True)
@@ -316,17 +352,32 @@ def run_batch(
             order,
             source_changed=before is not None and before.source != order.source,
         )
-        return asyncio.run(_start(order, folder, watcher, scanned, elsewhere))
+        unused_nanousd = journal.read().unused_nanousd
+        run = Run(order, folder, watcher, scanned, unused_nanousd)
+        return asyncio.run(_start(run, elsewhere))
 
 
-async def _start(
-    order: Order,
-    folder: PartsFolder,
-    watcher: Watcher,
-    scanned: Scanned,
-    elsewhere: Callable[[Run], Working] | None,
-) -> Result:
-    return await Run(order, folder, watcher, scanned).go(elsewhere)
+async def _start(run: Run, elsewhere: Callable[[Run], Working] | None) -> Result:
+    return await run.go(elsewhere)
+
+
+def _need_the_same_way(order: Order, journal: Journal) -> None:
+    """Refuse to ask rows one by one that are with a provider: they would be paid for twice."""
+    left = () if order.in_provider_batches else journal.read().batches
+    if left:
+        rows, ids = sum(len(one.rows) for one in left), ", ".join(one.id or "?" for one in left)
+        raise BatchError(
+            f"{rows:,} rows of {order.output} are with a provider (batch {ids}); go on with "
+            "--provider-batch, or cancel them and begin anew with --provider-batch --fresh"
+        )
+
+
+def _still_away(journal: Journal) -> str:
+    """What goes on at a provider though nobody waits for it here; "" if nothing does."""
+    left = [one.id for one in journal.read().batches if one.id]
+    if not left:
+        return ""
+    return f"what is with a provider goes on there, and is collected later: {', '.join(left)}"
 
 
 def source_identity(path: Path) -> str:
@@ -342,6 +393,8 @@ def cores() -> int:
 def _divided(order: Order) -> tuple[Iterator[AnyRow], int]:
     """The rows, and in how many processes they are answered: a few are not worth several."""
     rows = order.rows()
+    if order.in_provider_batches:
+        return rows, 1
     if order.workers is not None or order.is_slow:
         return rows, order.workers or 1
     first = list(islice(rows, SMALL))

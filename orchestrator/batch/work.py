@@ -3,7 +3,7 @@
 import asyncio
 import threading
 from collections import OrderedDict
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, suppress
 from dataclasses import dataclass, field
 from typing import Literal, NamedTuple, Protocol
@@ -72,6 +72,7 @@ class Tally:
         spent_nanousd: What has been paid, before and now.
         total: How many rows there are; None as long as nobody knows.
         breakers: Which deployments are left alone, and how.
+        batches: How those are getting on that are with a provider, by their ids.
     """
 
     read: int = 0
@@ -85,6 +86,7 @@ class Tally:
     spent_nanousd: int = 0
     total: int | None = None
     breakers: dict[str, str] = field(default_factory=dict)
+    batches: dict[str, str] = field(default_factory=dict)
 
     @property
     def done(self) -> int:
@@ -130,6 +132,7 @@ class Work:
         stop: Says when nothing more is to be asked.
         clock: Where the time comes from.
         retries_failed: Whether rows that have failed before are asked again.
+        at_end: Is told when every row has been begun.
 
     Attributes:
         tally: How far it has come.
@@ -147,6 +150,7 @@ class Work:
         stop: Stop,
         clock: Clock,
         retries_failed: bool = False,
+        at_end: Callable[[], None] = lambda: None,
     ) -> None:
         self.tally = Tally()
         self.seen = bytearray()
@@ -158,6 +162,7 @@ class Work:
         self._stop = stop
         self._clock = clock
         self._retries_failed = retries_failed
+        self._at_end = at_end
         self._keep: Keeper | None = None
         self._tasks: set[asyncio.Task[None]] = set()
         self._under_way: dict[str, list[Row]] = {}
@@ -181,6 +186,8 @@ class Work:
             syncing = asyncio.create_task(self._sync())
             try:
                 is_over = await self._deal(rows, source, stack)
+                if is_over:
+                    self._at_end()
                 if self._tasks:
                     await asyncio.wait(self._tasks)
             finally:

@@ -20,6 +20,7 @@ Examples:
   orchestrator batch reviews.csv -o labels.csv --template "Sentiment of: {{ text }}" -m fast
   orchestrator batch rows.jsonl -o out.jsonl --panel council --max-cost 5 --dry-run
   orchestrator batch rows.jsonl -o out.jsonl --retry-failed
+  orchestrator batch rows.jsonl -o out.jsonl -m gpt --provider-batch
 
 \b
 INPUT is JSONL, CSV, TSV, text lines or Parquet, compressed or not, or - for stdin. A row is asked
@@ -93,6 +94,12 @@ Exit code 0: every row has an answer. 1: some rows failed (--retry-failed asks t
     type=click.FloatRange(min=0, min_open=True),
     metavar="SECONDS",
     help="Ask nothing more after that; what is under way is still answered.",
+)
+@click.option(
+    "--provider-batch",
+    "in_provider_batches",
+    is_flag=True,
+    help="Ask in the provider's own batches: half the price, within a day.",
 )
 @click.option("--retry-failed", is_flag=True, help="Ask the rows again that have failed.")
 @click.option("--fresh", is_flag=True, help="Forget what was asked before, and begin anew.")

@@ -54,6 +54,7 @@ def line(tally: Tally, elapsed_s: float, cap_nanousd: int | None = None) -> str:
         "" if rest_s is None else f"{seconds(rest_s)} left",
         f"{tally.in_flight} in flight",
         ", ".join(alone),
+        ", ".join(f"{name} {state}" for name, state in sorted(tally.batches.items())),
     )
     return " · ".join(part for part in parts if part)
 
@@ -76,7 +77,7 @@ class Silent:
         """Nothing is shown."""
 
     def stopping(self, why: Why, tally: Tally) -> None:
-        if tally.in_flight:
+        if tally.in_flight and not tally.batches:
             note(f"{WORDS[why]}; what is under way ({count(tally.in_flight, 'row')}) ends first")
 
     def close(self) -> None:
@@ -183,6 +184,7 @@ def as_object(tally: Tally) -> dict[str, Any]:
         "in_flight": tally.in_flight,
         "spent_nanousd": tally.spent_nanousd,
         "breakers": tally.breakers,
+        "batches": tally.batches,
     }
 
 

@@ -20,6 +20,7 @@ from orchestrator.batch.files import OutputError
 from orchestrator.batch.job import Order, Result, run_batch, source_identity
 from orchestrator.batch.outcome import Outcome
 from orchestrator.batch.parts import PartsFolder
+from orchestrator.batch.provider import unfit
 from orchestrator.batch.reading import open_rows
 from orchestrator.batch.report import write_report
 from orchestrator.batch.schemas import AnswerReader
@@ -44,6 +45,7 @@ from orchestrator.config import (
     packaged_configs,
     with_state,
 )
+from orchestrator.patterns import Pattern
 from orchestrator.simulator import Simulator, simulated
 
 if TYPE_CHECKING:
@@ -213,6 +215,8 @@ def _order(
     config: OrchestratorConfig,
 ) -> Order:
     patterns = naming.library(setting.config)
+    if given["in_provider_batches"]:
+        _need_plain(asked.request, setting.config, patterns)
     digest = config_digest(asked, setting.config, patterns)
     which = {name: given[name] for name in ("limit", "sample", "shuffle", "seed")}
     form = {name: given[name] for name in ("shape", "unordered", "receipts")}
@@ -236,9 +240,21 @@ def _order(
         is_fresh=given["fresh"],
         is_unordered=given["unordered"],
         keeps_receipts=given["receipts"],
+        in_provider_batches=given["in_provider_batches"],
         total=_total(source, given),
         file=None if source.path is None else replace(source, path=source.path.absolute()),
     )
+
+
+def _need_plain(
+    request: RequestConfig, config: OrchestratorConfig, patterns: Mapping[str, Pattern]
+) -> None:
+    """Refuse what no provider's batch can answer; rows that name their own models are seen to."""
+    if request.model is None:
+        return
+    problem = unfit(request, config, patterns)
+    if problem:
+        raise Misuse(f"--provider-batch: {problem}")
 
 
 def _rows(source: Source, given: Mapping[str, Any]) -> Iterator[AnyRow]:
