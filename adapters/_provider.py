@@ -32,6 +32,7 @@ from adapters.errors import (
     EmptyAnswer,
     InvalidRequest,
     MalformedResponse,
+    ModelNotFound,
     ProviderError,
     ProviderTimeout,
     ProviderUnavailable,
@@ -52,7 +53,7 @@ from adapters.types import (
 )
 
 _OF_FILES = Limits(total_s=1800.0, body_bytes=2**30)  # which are larger than any answer
-_NO_SUCH_ADDRESS = frozenset((404, 405, 410, 501))
+_NO_SUCH_ADDRESS = frozenset((405, 410, 501))
 _PAGE, _MOST_PAGES = 100, 50  # of a list of batches, the newest first
 BYTES_A_CHARACTER = 4  # at most, in UTF-8
 _OPENAI_TRANSLATED = frozenset(("tools", "tool_choice", "response_format", "max_tokens"))
@@ -523,7 +524,7 @@ class OpenAILikeAdapter(LiteLLMAdapter):
         try:
             uploaded = await self._ask_batches("upload", file=file, purpose="batch")
         except ProviderError as error:
-            if error.status_code not in _NO_SUCH_ADDRESS:
+            if not isinstance(error, ModelNotFound) and error.status_code not in _NO_SUCH_ADDRESS:
                 raise
             self._refuse(
                 f"its address has no files for batches ({error.status_code}: {error}); "

@@ -43,6 +43,7 @@ from orchestrator.batch.answering import (
     LimitReached,
     NotAsked,
     Plan,
+    Purse,
 )
 from orchestrator.batch.outcome import Failure, Outcome
 from orchestrator.batch.parts import Index, Part
@@ -50,7 +51,7 @@ from orchestrator.batch.rows import Row
 from orchestrator.batch.submitted import Journal, Submitted
 from orchestrator.batch.work import Kept, Stop
 from orchestrator.clock import Clock, SystemClock, new_nonce
-from orchestrator.config import OrchestratorConfig, RequestConfig
+from orchestrator.config import OrchestratorConfig, RequestConfig, ledger_url
 from orchestrator.enhanced import EnhancedOrchestrator
 from orchestrator.errors import BatchError, OrchestratorError
 from orchestrator.ledger import Ledger
@@ -220,6 +221,7 @@ class _Lot:
         open: The positions of the rows that have no outcome yet.
         joined: Those of them that somebody waits for.
         cost_nanousd: What those have cost that were read.
+        unused_nanousd: What those have cost that nobody wants any more.
         state: How it is getting on.
         ready: Is set once the replies are there, or none will come.
         replies: What has come of its lines, by their ids; None before that.
@@ -233,6 +235,7 @@ class _Lot:
     open: set[int] = field(default_factory=set)
     joined: set[int] = field(default_factory=set)
     cost_nanousd: int = 0
+    unused_nanousd: int = 0
     state: str = "submitting"
     ready: asyncio.Event = field(default_factory=asyncio.Event)
     replies: dict[str, BatchReply] | None = None
@@ -440,19 +443,19 @@ class ProviderKeeper:
         adapter, lines = self._adapters[lot.of.deployment], b"".join(lot.lines)
         lot.lines.clear()
         self._journal.planned(lot.of)
-        for tries in range(1, TRIES + 1):
-            found: BatchStatus | None = None
+        for tries in range(TRIES):
             try:
-                found = await adapter.submit_batch(lines, tag=lot.of.key)
+                # An attempt that failed may have been taken all the same.
+                found = await adapter.find_batch(lot.of.key) if tries else None
+                self.have(lot, found or await adapter.submit_batch(lines, tag=lot.of.key))
             except ProviderError as error:
-                if not error.retryable or tries == TRIES:
+                if not error.retryable:
                     self._journal.ended(lot.of.key)
                     raise
+                if tries == TRIES - 1:
+                    raise
                 await self._wait(max(error.retry_after_s or 0.0, FIRST_S * 4**tries))
-                with suppress(ProviderError):  # it may have been taken all the same
-                    found = await adapter.find_batch(lot.of.key)
-            if found is not None:
-                self.have(lot, found)
+            else:
                 return
 
     def have(self, lot: _Lot, found: BatchStatus) -> None:
@@ -481,6 +484,7 @@ class ProviderKeeper:
             except ProviderError as error:
                 if not error.retryable:
                     raise
+                wait_s = max(wait_s, error.retry_after_s or 0.0)
             await self._wait(wait_s)
             wait_s = min(2 * wait_s, MOST_S)
 
@@ -503,17 +507,16 @@ class ProviderKeeper:
         """Write down that nothing of it is wanted any more, once that is so."""
         if lot.replies is None or lot not in self._lots:
             return
-        unused_nanousd = 0
         if self._is_over:  # rows that have changed, or are not in the input any more
             for position in lot.open - lot.joined:
                 lot.open.discard(position)
-                unused_nanousd += self._cost(lot, position)
+                lot.unused_nanousd += self._cost(lot, position)
         if lot.open:
             return
         self._lots.remove(lot)
-        self._journal.ended(lot.of.key, unused_nanousd=unused_nanousd)
+        self._journal.ended(lot.of.key, unused_nanousd=lot.unused_nanousd)
         if self.room is not None:
-            self.room.give_back(lot.of.worst_nanousd, lot.cost_nanousd + unused_nanousd)
+            self.room.give_back(lot.of.worst_nanousd, lot.cost_nanousd + lot.unused_nanousd)
 
     def _cost(self, lot: _Lot, position: int) -> int:
         """What a reply cost that nobody wants any more."""
@@ -652,28 +655,33 @@ async def provider_keeper(
         stack.push_async_callback(keeper.aclose)
         attending = asyncio.create_task(keeper.attend())
         stack.callback(attending.cancel)
-        answerers = []
-        for is_read in (False, True):
+        deferring = {name: DeferringAdapter(one) for name, one in adapters.items()}
+
+        async def answerer(
+            config: OrchestratorConfig, ledger: Ledger | None, cap: Purse | None
+        ) -> Answerer:
             engine = await stack.enter_async_context(
-                EnhancedOrchestrator(
-                    config if is_read else config.model_copy(update={"ledger": None}),
-                    adapters={name: DeferringAdapter(one) for name, one in adapters.items()},
-                    ledger=ledger,
-                )
+                EnhancedOrchestrator(config, adapters=deferring, ledger=ledger)
             )
-            answerers.append(
-                Answerer(
-                    engine,
-                    only_plain(plan.ask, plan.config, engine.patterns),
-                    stopping=asyncio.Event() if is_read else stop.event,
-                    cap=None if purse is None else _PaidBefore() if is_read else purse,
-                    ledger=ledger,
-                    keeps_receipts=plan.keeps_receipts,
-                    asks_again=False,
-                    clock=clock,
-                )
+            return Answerer(
+                engine,
+                only_plain(plan.ask, plan.config, engine.patterns),
+                stopping=stop.event,
+                cap=cap,
+                ledger=ledger,
+                keeps_receipts=plan.keeps_receipts,
+                asks_again=False,
+                clock=clock,
             )
-        keeper.write, keeper.read = answerers
+
+        # Only what has come back is counted where the operator counts.
+        keeper.write = await answerer(config.model_copy(update={"ledger": None}), ledger, purse)
+        if ledger is not None and config.ledger is not None:
+            about = config.ledger
+            ledger = await stack.enter_async_context(
+                Ledger(ledger_url(config), hold_s=about.hold_s, keep_days=about.keep_days)
+            )
+        keeper.read = await answerer(config, ledger, None if purse is None else _PaidBefore())
         yield keeper
 
 

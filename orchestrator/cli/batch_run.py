@@ -20,7 +20,7 @@ from orchestrator.batch.files import OutputError
 from orchestrator.batch.job import Order, Result, run_batch, source_identity
 from orchestrator.batch.outcome import Outcome
 from orchestrator.batch.parts import PartsFolder
-from orchestrator.batch.provider import unfit
+from orchestrator.batch.provider import batched, unfit
 from orchestrator.batch.reading import open_rows
 from orchestrator.batch.report import write_report
 from orchestrator.batch.schemas import AnswerReader
@@ -84,6 +84,8 @@ def _batch(given: dict[str, Any], stamp: str) -> int:
             watched=_watched(given, setting),
         )
         if given["dry_run"]:
+            if order.in_provider_batches:
+                order = replace(order, config=batched(order.config))
             foretell(order, as_json=given["as_json"])
             return 0
         watching = watcher(given["progress"], order.max_cost_nanousd)

@@ -33,6 +33,8 @@ class SimulatedBatch:
     Attributes:
         id: Its name.
         base: Where its lines go: the beginning of the address it was submitted at.
+        provider: Whose that is, as far as the address says it.
+        input_id: The file that its lines came in.
         lines: Its lines as they came.
         plan: How it is treated.
         metadata: What its owner wrote on it.
@@ -44,6 +46,7 @@ class SimulatedBatch:
 
     id: str
     base: str
+    provider: str | None
     input_id: str
     lines: list[dict[str, Any]]
     plan: Plan
@@ -124,6 +127,7 @@ class Batches:
         batch = SimulatedBatch(
             id=f"batch_{len(self.all):06d}",
             base=place["base"],
+            provider=place["provider"],
             input_id=asked["input_file_id"],
             lines=[orjson.loads(line) for line in content.splitlines()],
             plan=parse_directives((place["directives"] or "").split("~")),
@@ -191,8 +195,8 @@ class Batches:
         return _told(batch, self._result(batch))
 
     def listing(self, request: Request, place: re.Match[str]) -> dict[str, Any]:
-        """The batches of an address, the newest first."""
-        newest = [one for one in reversed(self.all) if one.base == place["base"]]
+        """The batches of a provider, the newest first."""
+        newest = [one for one in reversed(self.all) if one.provider == place["provider"]]
         ids = [one.id for one in newest]
         after = request.query.get("after")
         first = ids.index(after) + 1 if after in ids else 0
