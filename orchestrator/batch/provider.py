@@ -6,9 +6,8 @@ an answer would that came at once, so an outcome looks the same on both ways.
 """
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
-from contextvars import ContextVar
 from dataclasses import dataclass, field, replace
 
 from adapters.base import BaseAdapter
@@ -20,194 +19,42 @@ from adapters.batches import (
     missing_reply,
     write_line,
 )
-from adapters.config import RatesConfig
-from adapters.errors import InvalidRequest, ModelNotFound, ProviderError
+from adapters.errors import ModelNotFound, ProviderError
 from adapters.factory import create_adapter
 from adapters.prices import price_of
-from adapters.types import (
-    Chunk,
-    Completion,
-    CompletionFold,
-    CompletionRequest,
-    Limits,
-    Request,
-    Usage,
-    in_one_chunk,
-)
-from orchestrator.amounts import Caps, Scope, usd
+from orchestrator.amounts import Caps, Scope
 from orchestrator.batch.answering import (
     HOLD_S,
     MOST_NANOUSD,
     Answerer,
-    Ask,
-    LimitReached,
     NotAsked,
     Plan,
     Purse,
 )
-from orchestrator.batch.outcome import Failure, Outcome
+from orchestrator.batch.deferring import (
+    SLOT,
+    DeferringAdapter,
+    PaidBefore,
+    Room,
+    Slot,
+    batched,
+    only_plain,
+)
+from orchestrator.batch.outcome import Outcome
 from orchestrator.batch.parts import Index, Part
 from orchestrator.batch.rows import Row
 from orchestrator.batch.submitted import Journal, Submitted
 from orchestrator.batch.work import Kept, Stop
 from orchestrator.clock import Clock, SystemClock, new_nonce
-from orchestrator.config import OrchestratorConfig, RequestConfig, ledger_url
+from orchestrator.config import OrchestratorConfig, ledger_url
 from orchestrator.enhanced import EnhancedOrchestrator
-from orchestrator.errors import BatchError, OrchestratorError
+from orchestrator.errors import BatchError
 from orchestrator.ledger import Ledger
-from orchestrator.resolve import resolve
 
 MOST_ROWS = 2 * MOST_LINES  # under way at a time: with a provider, or on their way to one
 MOST_BYTES = 64 * 2**20  # of one batch: less than a provider takes, for all of it is in memory
-TURNS = 64  # rows that are written or read at a time
 TRIES = 6  # to submit a batch
 FIRST_S, MOST_S = 0.05, 60.0  # between two looks at a batch: twice as long each time
-
-_NEVER = 2**31  # failures until a deployment is left alone: its answers are here already
-
-
-@dataclass(slots=True)
-class Slot:
-    """What the engine and the adapter under it have to tell each other about a row.
-
-    Attributes:
-        body: What would be sent.
-        deployment: Whom it would be sent to.
-        reply: What has come back.
-        held_nanousd: What is held for it.
-    """
-
-    body: bytes = b""
-    deployment: str = ""
-    reply: BatchReply | None = None
-    held_nanousd: int = 0
-
-
-_SLOT: ContextVar[Slot] = ContextVar("orchestrator_batch_slot")
-
-
-class Deferred(InvalidRequest):
-    """Ends a run whose call is asked in a batch."""
-
-
-class DeferringAdapter(BaseAdapter):
-    """Writes a row's call instead of making it, and reads the reply once that is there."""
-
-    def __init__(self, inner: BaseAdapter) -> None:
-        super().__init__(inner.config, deployment=inner.deployment)
-        self._inner = inner
-
-    async def complete(
-        self, request: CompletionRequest, *, limits: Limits = Limits()
-    ) -> Completion:
-        slot = _SLOT.get()
-        if slot.reply is not None:
-            return await self._inner.read_reply(request, slot.reply)
-        slot.body = await self._inner.write_body(request)
-        slot.deployment = self.deployment
-        raise Deferred("the row is asked in a batch", maybe_billed=False, **self.named())
-
-    async def stream(
-        self, request: CompletionRequest, *, limits: Limits = Limits()
-    ) -> AsyncGenerator[Chunk, None]:
-        yield in_one_chunk(await self.complete(request, limits=limits))
-
-    def is_warm(self, request: Request) -> bool:
-        return self._inner.is_warm(request)
-
-    async def warm(self, request: Request) -> None:
-        await self._inner.warm(request)
-
-    def count(self, request: Request, fold: CompletionFold) -> Usage:
-        return self._inner.count(request, fold)
-
-    def bound_prompt(self, request: Request, *, margin: float = 1.5) -> int:
-        return self._inner.bound_prompt(request, margin=margin)
-
-
-class Room:
-    """What a batch may cost, all in all: what rows at a provider may come to is held for them.
-
-    Args:
-        cap_nanousd: The most that it may cost.
-        spent_nanousd: What it has cost before.
-        stop: Says when nothing more is to be asked.
-        blocked: Is told when a row waits for room.
-
-    Attributes:
-        waiting: How many rows do.
-    """
-
-    def __init__(
-        self, cap_nanousd: int, spent_nanousd: int, stop: Stop, blocked: Callable[[], None]
-    ) -> None:
-        self.waiting = 0
-        self._cap, self._spent, self._held = cap_nanousd, spent_nanousd, 0
-        self._stop = stop
-        self._blocked = blocked
-        self._changed = asyncio.Event()
-
-    async def hold(self, needed_nanousd: int) -> str:
-        """Hold so much for a row, once there is room for it.
-
-        Raises:
-            LimitReached: there is none, and none will come.
-            NotAsked: the batch ends meanwhile.
-        """
-        while self._spent + self._held + needed_nanousd > self._cap:
-            if self._stop.event.is_set():
-                raise NotAsked
-            if not self._held:
-                raise LimitReached(
-                    f"The batch may cost {usd(self._cap)}; {usd(self._spent)} of it is spent, and "
-                    f"the next row may cost up to {usd(needed_nanousd)}; raise --max-cost, or "
-                    "lower what a row may cost with --max-tokens"
-                )
-            await self._wait()
-        self.take(needed_nanousd)
-        _SLOT.get().held_nanousd += needed_nanousd
-        return ""
-
-    async def _wait(self) -> None:
-        self.waiting += 1
-        try:
-            changed = self._changed
-            self._blocked()
-            await changed.wait()
-        finally:
-            self.waiting -= 1
-
-    async def settle(self, held: str, spent_nanousd: int) -> None:
-        """Give back what is held for a row, unless it is on its way to a provider."""
-        slot = _SLOT.get()
-        if not slot.body:
-            self.give_back(slot.held_nanousd, spent_nanousd)
-            slot.held_nanousd = 0
-
-    def take(self, nanousd: int) -> None:
-        """Hold so much."""
-        self._held += nanousd
-
-    def give_back(self, held_nanousd: int, spent_nanousd: int = 0) -> None:
-        """It is not held any more; so much of it was spent."""
-        self._held -= held_nanousd
-        self._spent += spent_nanousd
-        self.wake()
-
-    def wake(self) -> None:
-        """Have those look again who wait."""
-        changed, self._changed = self._changed, asyncio.Event()
-        changed.set()
-
-
-class _PaidBefore:
-    """Where rows are read that are paid for already."""
-
-    async def hold(self, needed_nanousd: int) -> str:
-        return ""
-
-    async def settle(self, held: str, spent_nanousd: int) -> None:
-        """Nothing was held."""
 
 
 @dataclass(slots=True, eq=False)
@@ -275,6 +122,7 @@ class ProviderKeeper:
         stop: Says when nothing more is to be asked.
         clock: Where the time comes from.
         tell: Is told how the batches are getting on, each by its id.
+        concurrency: How many rows are written or read at a time.
     """
 
     def __init__(
@@ -289,6 +137,7 @@ class ProviderKeeper:
         stop: Stop,
         clock: Clock,
         tell: Callable[[dict[str, str]], None],
+        concurrency: int,
     ) -> None:
         self.write: Callable[[Row], Awaitable[Outcome]]
         self.read: Callable[[Row], Awaitable[Outcome]]
@@ -302,7 +151,7 @@ class ProviderKeeper:
         self._stop = stop
         self._clock = clock
         self._tell = tell
-        self._turns = asyncio.Semaphore(TURNS)
+        self._turns = asyncio.Semaphore(concurrency)
         self._rows = 0  # that are here
         self._coming = 0  # those of them that are not in a lot yet
         self._active = 0  # those of these whose turn it is
@@ -319,7 +168,7 @@ class ProviderKeeper:
         try:
             lot = self._find(row)
             slot = Slot()
-            _SLOT.set(slot)
+            SLOT.set(slot)
             if lot is None:
                 found = await self._begin(row, slot)
                 if isinstance(found, Outcome):
@@ -550,66 +399,6 @@ def _with(rows: Mapping[int, str], position: int, digest: str) -> Mapping[int, s
     return rows
 
 
-# Who can be asked so.
-
-
-def unfit(
-    request: RequestConfig, config: OrchestratorConfig, patterns: Mapping[str, object]
-) -> str:
-    """Why a request cannot be asked in a provider's batch; "" if it can.
-
-    Raises:
-        OrchestratorError: it names what there is not.
-    """
-    target = resolve(request, config, patterns)
-    if not target.is_plain or len(target.members) > 1:
-        return (
-            f"{target.name!r} asks several models in turn, and a provider's batch is one call a "
-            "row; name a model"
-        )
-    member = target.members[0]
-    if member.route:
-        return (
-            f"{member.route!r} is a route; name one of its models: {', '.join(member.deployments)}"
-        )
-    adapter = create_adapter(config.models[member.name], deployment=member.name)
-    if not adapter.has_batches:
-        return (
-            f"{member.name!r} is of {adapter.config.provider.value}, which has no batches that can "
-            "be asked from here; openai has, and custom hosts that speak its protocol"
-        )
-    return ""
-
-
-def only_plain(ask: Ask, config: OrchestratorConfig, patterns: Mapping[str, object]) -> Ask:
-    """The same, but rows that cannot be asked in a batch are refused."""
-
-    def asked(row: Row) -> object:
-        question = ask(row)
-        if isinstance(question, Failure):
-            return question
-        problem = ""
-        with suppress(OrchestratorError):  # then the engine says what is wrong with it
-            problem = unfit(question.request, config, patterns)
-        if not problem:
-            return question
-        return Failure(kind="InvalidRow", message=f"Line {row.line}: {problem}", status=400)
-
-    return asked  # type: ignore[return-value]
-
-
-def batched(config: OrchestratorConfig) -> OrchestratorConfig:
-    """The configuration for answers that come in batches: at their price, at any rate, once."""
-    models = {
-        name: model.model_copy(update={"rates": RatesConfig()}).batched()
-        for name, model in config.models.items()
-    }
-    once = config.retry.model_copy(update={"attempts": 1})
-    patient = config.breaker.model_copy(update={"failures": _NEVER, "calls": _NEVER})
-    changed = {"models": models, "retry": once, "breaker": patient, "limits": None}
-    return config.model_copy(update=changed)
-
-
 @asynccontextmanager
 async def provider_keeper(
     plan: Plan,
@@ -647,6 +436,7 @@ async def provider_keeper(
             stop=stop,
             clock=clock,
             tell=tell,
+            concurrency=plan.concurrency,
         )
         purse: Room | None = None
         if plan.max_cost_nanousd is not None:
@@ -655,34 +445,48 @@ async def provider_keeper(
         stack.push_async_callback(keeper.aclose)
         attending = asyncio.create_task(keeper.attend())
         stack.callback(attending.cancel)
-        deferring = {name: DeferringAdapter(one) for name, one in adapters.items()}
-
-        async def answerer(
-            config: OrchestratorConfig, ledger: Ledger | None, cap: Purse | None
-        ) -> Answerer:
-            engine = await stack.enter_async_context(
-                EnhancedOrchestrator(config, adapters=deferring, ledger=ledger)
-            )
-            return Answerer(
-                engine,
-                only_plain(plan.ask, plan.config, engine.patterns),
-                stopping=stop.event,
-                cap=cap,
-                ledger=ledger,
-                keeps_receipts=plan.keeps_receipts,
-                asks_again=False,
-                clock=clock,
-            )
-
+        opened = _Opening(plan, config, adapters, stop, stack)
         # Only what has come back is counted where the operator counts.
-        keeper.write = await answerer(config.model_copy(update={"ledger": None}), ledger, purse)
+        keeper.write = await opened.answerer(ledger, purse, counts=False)
+        paid = None if purse is None else PaidBefore()
+        keeper.read = await opened.answerer(ledger, paid, counts=True)
+        yield keeper
+
+
+@dataclass(frozen=True, slots=True)
+class _Opening:
+    """What both answerers have in common that take rows to a provider and back."""
+
+    plan: Plan
+    config: OrchestratorConfig
+    adapters: Mapping[str, BaseAdapter]
+    stop: Stop
+    stack: AsyncExitStack
+
+    async def answerer(
+        self, ledger: Ledger | None, purse: Purse | None, *, counts: bool
+    ) -> Answerer:
+        """One of them, with an engine of its own."""
+        config = self.config if counts else self.config.model_copy(update={"ledger": None})
         if ledger is not None and config.ledger is not None:
             about = config.ledger
-            ledger = await stack.enter_async_context(
+            ledger = await self.stack.enter_async_context(
                 Ledger(ledger_url(config), hold_s=about.hold_s, keep_days=about.keep_days)
             )
-        keeper.read = await answerer(config, ledger, None if purse is None else _PaidBefore())
-        yield keeper
+        deferring = {name: DeferringAdapter(one) for name, one in self.adapters.items()}
+        engine = await self.stack.enter_async_context(
+            EnhancedOrchestrator(config, adapters=deferring, ledger=ledger)
+        )
+        return Answerer(
+            engine,
+            only_plain(self.plan.ask, self.plan.config, engine.patterns),
+            stopping=self.stop.event,
+            cap=purse,
+            ledger=ledger,
+            keeps_receipts=self.plan.keeps_receipts,
+            asks_again=False,
+            clock=SystemClock(),
+        )
 
 
 async def _counted(ledger: Ledger, batch: str) -> int:

@@ -16,11 +16,11 @@ from rich.console import Console
 
 from orchestrator.amounts import nanousd, usd
 from orchestrator.batch.asking import Options, config_digest, question_of
+from orchestrator.batch.deferring import batched, unfit
 from orchestrator.batch.files import OutputError
 from orchestrator.batch.job import Order, Result, run_batch, source_identity
 from orchestrator.batch.outcome import Outcome
 from orchestrator.batch.parts import PartsFolder
-from orchestrator.batch.provider import batched, unfit
 from orchestrator.batch.reading import open_rows
 from orchestrator.batch.report import write_report
 from orchestrator.batch.schemas import AnswerReader
@@ -170,6 +170,8 @@ def _check(source: Source, given: Mapping[str, Any]) -> None:
         ) from error
     if given["model"] and given["panel"]:
         raise click.UsageError("give -m or --panel, not both")
+    if given["in_provider_batches"] and given["workers"]:
+        raise click.UsageError("--workers ask rows themselves; leave it out with --provider-batch")
     if source.path is not None and not source.path.exists():
         raise click.UsageError(f"there is no file {source.path}")
     if source.path is not None and output.exists() and output.samefile(source.path):

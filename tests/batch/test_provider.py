@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from click.testing import CliRunner
 
 from adapters.config import LLMProvider, ModelConfig
 from orchestrator.batch.asking import Question
@@ -17,6 +18,7 @@ from orchestrator.batch.parts import PartsFolder
 from orchestrator.batch.rows import Row
 from orchestrator.batch.submitted import Journal
 from orchestrator.batch.work import Tally
+from orchestrator.cli import main
 from orchestrator.config import (
     BudgetsConfig,
     CacheConfig,
@@ -397,3 +399,28 @@ def test_equal_calls_of_different_rows_are_all_answered_and_cached_ones_are_not_
     for path in (output, tmp_path / "again.jsonl"):
         assert [one["status"] for one in answers(path)] == ["complete"] * 5
     assert len(submitted) == count
+
+
+@pytest.mark.parametrize(
+    ("name", "why"),
+    [("council", "several models"), ("fast", "is a route"), ("claude", "anthropic")],
+)
+def test_the_command_refuses_what_no_batch_can_answer(
+    tmp_path: Path, rows: Path, name: str, why: str
+) -> None:
+    """Before a row is read, with what can be asked instead."""
+    path = tmp_path / "orchestrator.yaml"
+    path.write_text(
+        "models:\n"
+        "  gpt: {provider: openai, model: gpt-5-mini, api_key: none}\n"
+        "  claude: {provider: anthropic, model: claude-haiku-4-5, api_key: none}\n"
+        "routes: {fast: {models: [gpt, claude]}}\n"
+        "panels: {council: {members: [gpt, claude], synthesizer: gpt}}\n"
+    )
+    words = ["batch", str(rows), "-o", str(tmp_path / "out.jsonl"), "-m", name]
+
+    result = CliRunner().invoke(main, [*words, "--config", str(path), "--provider-batch"])
+
+    assert result.exit_code == 2
+    assert "--provider-batch: " in result.stderr
+    assert why in result.stderr
