@@ -204,7 +204,8 @@ class Run:
             stop=self.stop,
             clock=SystemClock(),
             retries_failed=order.retries_failed,
-            at_end=self._at_end,
+            at_rest=partial(self._tell_provider, ProviderKeeper.wait_for),
+            at_end=partial(self._tell_provider, ProviderKeeper.no_more),
         )
         work.tally = tally
         try:
@@ -257,9 +258,9 @@ class Run:
         """What it has cost before, paid for nothing included."""
         return self.scanned.cost_nanousd + self.unused_nanousd
 
-    def _at_end(self) -> None:
-        if self._provider is not None:  # once the last rows that were begun have come to it
-            asyncio.get_running_loop().call_soon(self._provider.no_more)
+    def _tell_provider(self, what: Callable[[ProviderKeeper], None]) -> None:
+        if self._provider is not None:  # once the rows that were begun last have come to it
+            asyncio.get_running_loop().call_soon(what, self._provider)
 
     @asynccontextmanager
     async def _watched(self, tally: Tally) -> AsyncIterator[None]:

@@ -151,11 +151,13 @@ class ProviderKeeper:
         self._stop = stop
         self._clock = clock
         self._tell = tell
-        self._turns = asyncio.Semaphore(concurrency)
-        self._rows = 0  # that are here
-        self._coming = 0  # those of them that are not in a lot yet
-        self._active = 0  # those of these whose turn it is
+        # Of their own each: rows that wait for room must not be in the way of those that make it.
+        self._writing = asyncio.Semaphore(concurrency)
+        self._reading = asyncio.Semaphore(concurrency)
+        self._coming = 0  # rows that are here and not in a lot yet
+        self._active = 0  # those of them whose turn it is
         self._is_over = False
+        self._is_waited_for = False
         self._filling: dict[str, _Lot] = {}
         self._lots: list[_Lot] = []
         self._carrying: set[asyncio.Task[None]] = set()
@@ -164,28 +166,25 @@ class ProviderKeeper:
         return {}
 
     async def __call__(self, row: Row) -> Kept:
-        self._rows += 1
-        try:
-            lot = self._find(row)
-            slot = Slot()
-            SLOT.set(slot)
-            if lot is None:
-                found = await self._begin(row, slot)
-                if isinstance(found, Outcome):
-                    return self._keep(found)
-                lot = found
-            await lot.ready.wait()
-            if lot.failure is not None:
-                raise lot.failure
-            slot.reply = lot.reply(row.position)
-            async with self._turns:
-                kept = self._keep(await self.read(row))
-            lot.cost_nanousd += kept.cost_nanousd
-            lot.open.discard(row.position)
-            self._end_if_done(lot)
-            return kept
-        finally:
-            self._rows -= 1
+        self._is_waited_for = False
+        slot = Slot()
+        SLOT.set(slot)
+        lot = self._find(row)
+        if lot is None:
+            found = await self._begin(row, slot)
+            if isinstance(found, Outcome):
+                return self._keep(found)
+            lot = found
+        await lot.ready.wait()
+        if lot.failure is not None:
+            raise lot.failure
+        slot.reply = lot.reply(row.position)
+        async with self._reading:
+            kept = self._keep(await self.read(row))
+        lot.cost_nanousd += kept.cost_nanousd
+        lot.open.discard(row.position)
+        self._end_if_done(lot)
+        return kept
 
     def _keep(self, outcome: Outcome) -> Kept:
         return Kept(self._part.append(outcome), outcome.status, outcome.cost_nanousd)
@@ -204,7 +203,7 @@ class ProviderKeeper:
         """Write a row's call; its lot, or its outcome where there is nothing to ask."""
         self._coming += 1
         try:
-            async with self._turns:
+            async with self._writing:
                 self._active += 1
                 try:
                     outcome = await self.write(row)
@@ -243,13 +242,18 @@ class ProviderKeeper:
     def _submit_what_waits(self) -> None:
         """Submit lots that nothing more will join before something has come back."""
         waiting = self.room.waiting if self.room else 0
-        no_more = self._is_over or self._rows >= MOST_ROWS
+        no_more = self._is_over or self._is_waited_for
         if (no_more and not self._coming) or (waiting and self._active == waiting):
             for lot in list(self._filling.values()):
                 self._submit(lot)
 
     def blocked(self) -> None:
         """A row waits for room, which only what has come back can make."""
+        self._submit_what_waits()
+
+    def wait_for(self) -> None:
+        """No other row comes before some of these are done."""
+        self._is_waited_for = True
         self._submit_what_waits()
 
     def no_more(self) -> None:
@@ -298,10 +302,9 @@ class ProviderKeeper:
                 found = await adapter.find_batch(lot.of.key) if tries else None
                 self.have(lot, found or await adapter.submit_batch(lines, tag=lot.of.key))
             except ProviderError as error:
-                if not error.retryable:
-                    self._journal.ended(lot.of.key)
-                    raise
-                if tries == TRIES - 1:
+                if not error.retryable or tries == TRIES - 1:
+                    if tries == 0 and 400 <= error.status_code < 500:  # it was surely not taken
+                        self._journal.ended(lot.of.key)
                     raise
                 await self._wait(max(error.retry_after_s or 0.0, FIRST_S * 4**tries))
             else:
@@ -329,6 +332,7 @@ class ProviderKeeper:
                 )
             except ModelNotFound:
                 lot.replies, lot.missing = {}, forgotten_reply(lot.of.id)
+                self._show(lot, "")
                 return
             except ProviderError as error:
                 if not error.retryable:

@@ -132,6 +132,7 @@ class Work:
         stop: Says when nothing more is to be asked.
         clock: Where the time comes from.
         retries_failed: Whether rows that have failed before are asked again.
+        at_rest: Is told when no other row is begun before one of those that were is done.
         at_end: Is told when every row has been begun.
 
     Attributes:
@@ -150,6 +151,7 @@ class Work:
         stop: Stop,
         clock: Clock,
         retries_failed: bool = False,
+        at_rest: Callable[[], None] = lambda: None,
         at_end: Callable[[], None] = lambda: None,
     ) -> None:
         self.tally = Tally()
@@ -162,6 +164,7 @@ class Work:
         self._stop = stop
         self._clock = clock
         self._retries_failed = retries_failed
+        self._at_rest = at_rest
         self._at_end = at_end
         self._keep: Keeper | None = None
         self._tasks: set[asyncio.Task[None]] = set()
@@ -213,6 +216,7 @@ class Work:
             if row is None:
                 return not self._stop.event.is_set()
             while self._waiting >= WAITING:
+                self._at_rest()
                 await asyncio.wait(self._tasks, return_when=asyncio.FIRST_COMPLETED)
             if not self._is_to_be_asked(row) or isinstance(row, BadRow):
                 if self.tally.read % TURN == 0:
@@ -221,6 +225,7 @@ class Work:
             if self._keep is None:
                 self._keep = await stack.enter_async_context(self._begin)
             while len(self._tasks) >= self._concurrency:
+                self._at_rest()
                 await asyncio.wait(self._tasks, return_when=asyncio.FIRST_COMPLETED)
             if self._stop.event.is_set():
                 self._left += 1

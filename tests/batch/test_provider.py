@@ -11,6 +11,7 @@ import pytest
 from click.testing import CliRunner
 
 from adapters.config import LLMProvider, ModelConfig
+from orchestrator.batch import job, work
 from orchestrator.batch.asking import Question
 from orchestrator.batch.job import Order, Result, run_batch
 from orchestrator.batch.outcome import Failure
@@ -291,11 +292,16 @@ def test_what_fails_at_the_provider_fails_as_it_would_live(
     assert (result.is_complete, result.tally.failed) == (True, 6)
 
 
+@pytest.mark.parametrize("concurrency", [1, 64])
 def test_the_cap_holds_the_worst_case_of_what_is_with_a_provider(
-    config: OrchestratorConfig, rows: Path, output: Path, submitted: list[SimulatedBatch]
+    concurrency: int,
+    config: OrchestratorConfig,
+    rows: Path,
+    output: Path,
+    submitted: list[SimulatedBatch],
 ) -> None:
     """Rows without room wait for what comes back; when nothing can come back, it stops."""
-    made = asked(limited(config), rows, output)
+    made = asked(limited(config), rows, output, concurrency=concurrency)
     stopped = run(replace(made, max_cost_nanousd=WORST // 4))
 
     result = run(replace(made, max_cost_nanousd=2 * WORST))
@@ -306,6 +312,23 @@ def test_the_cap_holds_the_worst_case_of_what_is_with_a_provider(
     assert 0 < result.tally.spent_nanousd <= 2 * WORST
     assert len(submitted) > 1
     assert sum(len(batch.lines) for batch in submitted) == 6
+
+
+def test_rows_that_wait_for_equal_ones_do_not_keep_these_from_being_submitted(
+    monkeypatch: pytest.MonkeyPatch,
+    config: OrchestratorConfig,
+    output: Path,
+    tmp_path: Path,
+) -> None:
+    """However many they are, and however few rows may be under way at a time."""
+    monkeypatch.setattr(work, "WAITING", 2)
+    monkeypatch.setattr(job, "MOST_ROWS", 3)
+    rows = write_rows(tmp_path / "rows.jsonl", [*numbered(1) * 5, *numbered(8)])
+
+    result = run(asked(config, rows, output))
+
+    assert [one["status"] for one in answers(output)] == ["complete"] * 13
+    assert result.tally.repeated == 5
 
 
 def test_rows_that_changed_meanwhile_are_asked_anew_and_both_are_counted(
