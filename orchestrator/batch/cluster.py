@@ -43,7 +43,7 @@ WANTED = "write tcp://HOST:PORT or tls://HOST:PORT of a Dask scheduler, local, o
 _COUNTS = tuple(
     field.name
     for field in fields(Tally)
-    if field.name not in {"spent_nanousd", "total", "breakers"}
+    if field.name not in {"batches", "breakers", "spent_nanousd", "total"}
 )
 
 

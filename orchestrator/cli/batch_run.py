@@ -115,6 +115,8 @@ def _place(source: Source, given: Mapping[str, Any]) -> "Place | None":
     some = [f"--{name}" for name in ("limit", "sample", "shuffle") if given[name] is not None]
     if given["workers"] is not None:
         some.append("--workers")
+    if given["in_provider_batches"]:
+        some.append("--provider-batch")
     if some:
         raise click.UsageError(
             f"--dask shares out all rows of a file in its own way; leave {', '.join(some)} out"

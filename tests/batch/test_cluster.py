@@ -212,10 +212,12 @@ def test_what_has_no_ranges_is_refused(name: str) -> None:
 def test_words_that_do_not_go_together_are_refused(words: list[str]) -> None:
     """What is drawn, ordered or simulated is so on one machine."""
     drawn = run(*words, "--dask", "local", "--limit", "5", "--workers", "2")
+    deferred = run(*words, "--dask", "local", "--provider-batch")
     simulated = run(*words, "--dask", "tcp://10.0.0.7:8786", "--simulate")
 
     assert drawn.exit_code == simulated.exit_code == 2
     assert "leave --limit, --workers out" in " ".join(drawn.output.split())
+    assert "leave --provider-batch out" in " ".join(deferred.output.split())
     assert "--simulate takes --dask local" in " ".join(simulated.output.split())
 
 
