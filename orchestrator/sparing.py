@@ -31,10 +31,10 @@ def without(package: str) -> Iterator[None]:
 
     Other threads find it all the while.
 
-    >>> with without("colorsys"):
-    ...     import colorsys
+    >>> with without("this"):
+    ...     import this
     Traceback (most recent call last):
-    ModuleNotFoundError: colorsys is not needed here
+    ModuleNotFoundError: this is not needed here
     """
     missing = _Missing(package)
     sys.meta_path.insert(0, missing)

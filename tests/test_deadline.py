@@ -91,7 +91,7 @@ async def ask(engine: EnhancedOrchestrator, rng: Random) -> Ended:
 
 async def test_a_run_ends_by_its_deadline(thorough: bool) -> None:
     """Within 50 ms of it, but for what the loop was late; and nothing is held when all is over."""
-    count, rng, ledger = (1_000 if thorough else 200), Random(1), Ledger()
+    count, rng, ledger = (1_000 if thorough else 100), Random(1), Ledger()
     left, ended = count, list[Ended]()
 
     async def one_after_another() -> None:

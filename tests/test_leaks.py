@@ -453,7 +453,7 @@ async def test_a_call_that_is_cancelled_leaves_no_connection(
 
 async def test_memory_stays_flat_over_thousands_of_calls(tmp_path: Path) -> None:
     """With everything on: what a run takes it gives back, but for what is kept and has a limit."""
-    warm, calls = 1_500, 3_500
+    warm, calls = 1_500, 2_500
     async with memory.engine(tmp_path) as engine:
         number = await memory.run(engine, tmp_path, 0, warm)
         first_mb, first = memory.resident_mb(), memory.blocks()

@@ -130,7 +130,7 @@ async def test_with_faults_a_run_stays_within_the_worst_case(
 ) -> None:
     """Retries, fallbacks, continuations and all: at most what is quoted as the worst case."""
     closest, runs, retried = 0.0, 0, 0
-    for rng, request in cases("worst", 16, thorough=thorough):
+    for rng, request in cases("worst", 10, thorough=thorough):
         broken = rng.sample(sorted(MEMBERS), rng.randint(1, 3))
         faults = {name: (rng.choice(FAULTS),) for name in broken}
         async with EnhancedOrchestrator(configured(simulator, faults)) as engine:
@@ -151,7 +151,7 @@ async def test_with_faults_a_run_stays_within_the_worst_case(
 async def test_a_run_never_costs_more_than_it_may(simulator: Simulator, thorough: bool) -> None:
     """To the nano-dollar, by our count and by the provider's, with faults or without."""
     answered = refused = 0
-    for rng, request in cases("cap", 20, thorough=thorough):
+    for rng, request in cases("cap", 12, thorough=thorough):
         faults = {name: (rng.choice(FAULTS),) for name in MEMBERS if rng.random() < 0.2}
         config = configured(simulator, faults)
         async with EnhancedOrchestrator(config) as engine:

@@ -1,6 +1,7 @@
 """Whole runs on the simulator, with faults among the members: what is said is what happened."""
 
 import asyncio
+import os
 from collections.abc import Iterator
 from contextlib import aclosing
 from dataclasses import replace
@@ -42,6 +43,7 @@ QUESTIONS = (
     "What is 17 * 23?",
     "Should a team of three run Kubernetes?",
 )
+SEEDS = range(4 if os.environ.get("ORCHESTRATOR_THOROUGH") == "1" else 2)
 
 
 @pytest.fixture(autouse=True)
@@ -169,7 +171,7 @@ def check_words(response: OrchestratorResponse, first_stage_by_one: bool) -> Non
     assert Receipt.from_json(receipt.to_json()) == receipt
 
 
-@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("seed", SEEDS)
 @pytest.mark.parametrize("pattern", sorted(PatternLibrary()))
 async def test_whatever_fails_the_run_ends_and_says_what_happened(pattern: str, seed: int) -> None:
     """Streamed or not, the same answer; faults named; calls as the providers counted them."""
