@@ -31,6 +31,7 @@ class Call:
     said_usage: Json | None = None  # what it said of its tokens, in its own words
     ended: bool = False  # the stream came to an orderly end
     body: Json | None = None  # of a plain answer
+    sort: tuple[str, ...] | None = None  # the calls that litellm prepares by the same code
     wants_file: bool = False  # the answer is no JSON of its own, and is kept as it came
     file: bytes = field(default=b"", repr=False)
     events: AsyncIterator[Json] | None = field(default=None, repr=False)  # of a stream, checked

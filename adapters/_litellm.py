@@ -27,6 +27,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from adapters import _in_place
 from adapters._call import CURRENT, Call, Ended
 from adapters._scrub import scrub
 from adapters.errors import (
@@ -157,6 +158,7 @@ def _load(*parts: Part) -> Any:
                 setattr(module, name, value)
             _shared = _build_shared()
             _put_off_the_tokenizer()
+            _in_place.install(importlib.import_module("litellm.main"))
             _drop_what_is_left_over()
             asyncio.run(_rehearse(module))
             _quieten()
@@ -419,6 +421,7 @@ async def embed(
     Raises:
         ProviderError: whatever went wrong, by its true class.
     """
+    call.sort = _in_place.sort_of(kind, fields)
     sending = _litellm.aembedding(
         client=connection.client(kind),
         max_retries=0,
@@ -479,6 +482,7 @@ def replay(status: int, body: bytes) -> Any:
 async def _send(
     call: Call, connection: Connection, kind: Clients, fields: Mapping[str, Any]
 ) -> Any:
+    call.sort = _in_place.sort_of(kind, fields)
     sending = _litellm.acompletion(
         client=connection.client(kind),
         max_retries=0,
@@ -517,7 +521,7 @@ async def _given_up_whole(
 ) -> Any:
     """Await this; when cancelled, see that it comes to an end that leaves nothing behind.
 
-    litellm prepares a request in a thread and would lose the coroutine that the thread returns.
+    litellm may prepare a request in a thread and would lose the coroutine that the thread returns.
     So a call cancelled before its request is let go on to the transport, which sends nothing.
     Nobody waits for that: the thread may have something to import, or no processor to run on.
     """
