@@ -426,9 +426,8 @@ class Book:
     def keep_receipt(self, run_id: str, tenant: str, receipt: bytes) -> None:
         """Keep a run's receipt, in the place of an earlier one of the same run."""
         named = {"run_id": _clean(run_id), "tenant": _clean(tenant)}
-        self.connection.execute(delete(receipts).where(receipts.c.run_id == named["run_id"]))
-        row = {**named, "at_ms": self.now_ms, "receipt": receipt}
-        self.connection.execute(insert(receipts), row)
+        self._execute(_delete_receipt, named)
+        self._execute(_insert_receipt, {**named, "at_ms": self.now_ms, "receipt": receipt})
 
     def receipt(self, run_id: str, tenant: str | None = None) -> bytes | None:
         """A run's receipt, if there is one and it is that tenant's; None is anybody's."""
@@ -802,6 +801,14 @@ def _select_reservation() -> Built:
 
 def _delete_reservation() -> Built:
     return delete(reservations).where(reservations.c.id == bindparam("of"))
+
+
+def _delete_receipt() -> Built:
+    return delete(receipts).where(receipts.c.run_id == bindparam("run_id"))
+
+
+def _insert_receipt() -> Built:
+    return insert(receipts)
 
 
 def _insert_usage() -> Insert:
