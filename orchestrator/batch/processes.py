@@ -24,6 +24,7 @@ from orchestrator.batch.work import Kept, LocalKeeper
 from orchestrator.clock import SystemClock
 from orchestrator.config import OrchestratorConfig
 from orchestrator.errors import BatchError
+from orchestrator.garbage import collect_seldom
 from orchestrator.panel import describe
 
 DEATHS = 2  # how many of its processes a row may take down
@@ -260,6 +261,7 @@ async def crew(
 def _serve(plan: Plan, number: int, line: Connection) -> None:
     """What a process does. Ctrl-C goes to all processes of a terminal: the parent passes it on."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    collect_seldom()
     asyncio.run(_answer(plan, number, line))
 
 

@@ -45,6 +45,7 @@ from orchestrator.config import (
     packaged_configs,
     with_state,
 )
+from orchestrator.garbage import collect_seldom
 from orchestrator.patterns import Pattern
 from orchestrator.simulator import Simulator, simulated
 
@@ -98,6 +99,7 @@ def _batch(given: dict[str, Any], stamp: str) -> int:
 
 
 def _run(order: Order, watching: Silent, place: "Place | None") -> Result:
+    collect_seldom()
     if place is None:
         return run_batch(order, watching)
     from orchestrator.batch.cluster import run_on

@@ -1,9 +1,7 @@
 """What a run is run on: which configuration, and real providers or the embedded simulator."""
 
 import asyncio
-import atexit
 import contextlib
-import gc
 import os
 import sys
 from collections.abc import AsyncIterator
@@ -31,6 +29,7 @@ from orchestrator.config import (
     with_state,
 )
 from orchestrator.enhanced import EnhancedOrchestrator
+from orchestrator.garbage import collect_seldom
 from orchestrator.redaction import know
 from orchestrator.resolve import resolve
 from orchestrator.simulator import Simulator, simulated
@@ -125,9 +124,7 @@ async def make_orchestrator(config: OrchestratorConfig) -> AsyncIterator[Engine]
     """The one place where the command line gets its orchestrator from."""
     know(config)
     async with EnhancedOrchestrator(config, journal=store.journal()) as orchestrator:
-        # At the end Python searches litellm's modules for garbage, for a second or two. Nobody
-        # needs that of a process that ends; frozen, they are passed over.
-        atexit.register(gc.freeze)
+        collect_seldom()
         try:
             yield orchestrator
         except asyncio.CancelledError:

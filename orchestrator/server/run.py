@@ -1,8 +1,6 @@
 """The gateway as a program: where it listens, who is let in, and how it ends."""
 
 import asyncio
-import atexit
-import gc
 import ipaddress
 import logging
 import os
@@ -27,6 +25,7 @@ from orchestrator.config import (
 )
 from orchestrator.enhanced import EnhancedOrchestrator
 from orchestrator.errors import OrchestratorError
+from orchestrator.garbage import collect_seldom
 from orchestrator.ledger_database import find
 from orchestrator.redaction import know
 from orchestrator.server import logs
@@ -279,7 +278,7 @@ def serve(
     setting = source.read()
     know(setting.config)
     config = setting.config
-    atexit.register(gc.freeze)  # else Python searches litellm for garbage as it ends
+    collect_seldom()
     clock = SystemClock()
     gate = create_app(
         EnhancedOrchestrator(
