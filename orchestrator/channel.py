@@ -37,8 +37,13 @@ class Channel:
         self._events.put_nowait(None)
 
     async def room(self) -> None:
-        """Wait while the listener is far behind."""
-        await self._room.wait()
+        """Let the listener have what was put; wait while it is far behind."""
+        if not self._has_listener:
+            return
+        if self._room.is_set():
+            await asyncio.sleep(0)  # else a burst would be with us before its first word is heard
+        else:
+            await self._room.wait()
 
     async def get(self) -> Event | None:
         """The next event; None when there are no more."""

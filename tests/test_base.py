@@ -730,6 +730,26 @@ async def test_a_channel_makes_room_as_it_is_read() -> None:
     await waiting
 
 
+async def test_the_first_word_of_a_burst_is_heard_before_its_last_is_read() -> None:
+    """A model whose whole answer lies ready in a buffer does not keep the listener waiting."""
+    said: list[str] = []
+
+    async def burst() -> AsyncGenerator[Chunk, None]:
+        for number in range(20):
+            said.append(str(number))
+            yield Chunk(text=f"{number} ")
+        yield Chunk(finish_reason="stop")
+
+    adapter = MockAdapter(["none"])
+    adapter.stream = lambda request, *, limits=None: burst()  # type: ignore[assignment,misc]
+    async with BaseOrchestrator(config(), adapters={"gpt": adapter}) as engine:
+        async for event in engine.stream_request(ask(model="gpt")):
+            if isinstance(event, TextDelta):
+                break
+
+    assert len(said) < 5
+
+
 # The models.
 
 

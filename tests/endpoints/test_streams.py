@@ -11,7 +11,15 @@ from adapters.errors import RateLimited
 from orchestrator import EnhancedOrchestrator, OrchestratorConfig
 from orchestrator.clock import FakeClock
 from orchestrator.endpoints.calls import Reply, Service
-from orchestrator.endpoints.streams import BEGINS_S, HEARTBEAT, data, merged, named, streamed
+from orchestrator.endpoints.streams import (
+    BEGINS_S,
+    HEARTBEAT,
+    MOST_TOGETHER,
+    data,
+    merged,
+    named,
+    streamed,
+)
 from orchestrator.events import Event, TextDelta
 
 BEAT_S = 15.0
@@ -58,13 +66,25 @@ async def passing(clock: Any, seconds: float) -> None:
 async def test_a_stream_begins_with_its_first_piece(service: Service) -> None:
     """Nothing comes before it."""
     writer = Writer(b"one", b"two")
-    for go in writer.go:
-        go.set()
+    writer.go[0].set()
     reply = await streamed(service, writer.write(), headers={"x-a": "b"})
+    writer.go[1].set()
 
     assert [piece async for piece in body_of(reply)] == [b"one", b"two"]
     assert reply.headers["x-a"] == "b"
     assert reply.headers["content-type"].startswith("text/event-stream")
+
+
+async def test_pieces_that_come_together_are_written_together(service: Service) -> None:
+    """In their order, and no more of them than whoever writes may be ahead."""
+    writer = Writer(*(b"%d " % number for number in range(MOST_TOGETHER * 2)))
+    for go in writer.go:
+        go.set()
+    reply = await streamed(service, writer.write())
+    pieces = [piece async for piece in body_of(reply)]
+
+    assert [piece.count(b" ") for piece in pieces] == [MOST_TOGETHER] * 2
+    assert b"".join(pieces).split() == [b"%d" % number for number in range(MOST_TOGETHER * 2)]
 
 
 async def test_a_stream_with_nothing_to_say_shows_that_it_is_alive(service: Service) -> None:
