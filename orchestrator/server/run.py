@@ -278,7 +278,6 @@ def serve(
     setting = source.read()
     know(setting.config)
     config = setting.config
-    collect_seldom()
     clock = SystemClock()
     gate = create_app(
         EnhancedOrchestrator(
@@ -295,6 +294,7 @@ def serve(
         processes=planned.workers,
         source=source,
     )
+    collect_seldom()
     settings = uvicorn.Config(
         gate,
         http=protocol(head_s=config.server.read_s, head_bytes=2 * config.server.header_kb * 1024),

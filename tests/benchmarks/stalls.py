@@ -22,6 +22,7 @@ from typing import Any
 
 from adapters import MockAdapter
 from orchestrator import EnhancedOrchestrator, OrchestratorConfig
+from orchestrator.garbage import collect_seldom
 from orchestrator.server.app import create_app
 from orchestrator.server.gate import Gate
 from orchestrator.server.keys import KeyFile
@@ -113,6 +114,7 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=20)
     parser.add_argument("--at-once", type=int, default=200)
     asked = parser.parse_args()
+    collect_seldom()  # as the server does
     for name, body in KINDS.items():
         few = asked.at_once if name in ("ordinary", "streamed") else 1
         asyncio.run(measure(name, [body], at_once=few, seconds=asked.seconds / len(KINDS)))
