@@ -3,6 +3,7 @@
 import asyncio
 
 from adapters.types import Chunk, CompletionFold, FinishReason, Logprob, ToolCall
+from orchestrator.clock import give_way
 from orchestrator.events import Event, ReasoningDelta, TextDelta, TextReset, ToolCallsDelta
 
 EVENTS_WAITING = 256  # more than this, and whoever streams text waits for the listener
@@ -41,7 +42,7 @@ class Channel:
         if not self._has_listener:
             return
         if self._room.is_set():
-            await asyncio.sleep(0)  # else a burst would be with us before its first word is heard
+            await give_way()  # else a burst would be with us before its first word is heard
         else:
             await self._room.wait()
 

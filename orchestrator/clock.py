@@ -85,6 +85,11 @@ class FakeClock:
         return {task for task in tasks if task.done()}
 
 
+async def give_way() -> None:
+    """Let whatever else is ready run first."""
+    await asyncio.sleep(0)
+
+
 async def all_done(clock: Clock, tasks: Collection[Future[T]], limit_s: float) -> set[Future[T]]:
     """Wait until all tasks are done, or the limit is over; those that still run."""
     ends_s = clock.monotonic() + limit_s
