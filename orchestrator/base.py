@@ -352,6 +352,12 @@ class BaseOrchestrator:
         """Which deployments are left alone at the moment, why, and until when."""
         return {name: one.breaker.state for name, one in self._deployments.items()}
 
+    def calls_in_flight(self) -> dict[str, int]:
+        """How many calls are under way, of each deployment that has some."""
+        return {
+            name: calls for name, one in self._deployments.items() if (calls := one.pace.in_flight)
+        }
+
     @property
     def counts_alone(self) -> bool:
         """Whether the Redis that counts rates did not answer the last time."""

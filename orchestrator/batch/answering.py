@@ -100,6 +100,8 @@ class Engine(Protocol):
 
     def breakers(self) -> Mapping[str, BreakerState]: ...
 
+    def calls_in_flight(self) -> dict[str, int]: ...
+
 
 class Purse(Protocol):
     """Holds for every row the most that it can cost."""
@@ -281,6 +283,10 @@ class Answerer:
         """Which deployments are left alone, and how."""
         states = self._engine.breakers()
         return {name: one.state for name, one in states.items() if one.state != "closed"}
+
+    def calls_in_flight(self) -> dict[str, int]:
+        """How many calls are under way, by deployment."""
+        return self._engine.calls_in_flight()
 
     def _told_of(self, receipts: list[Receipt]) -> dict[str, Any]:
         """What the receipts of a row's runs say: one, unless models were left alone at first."""

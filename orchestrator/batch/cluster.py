@@ -23,7 +23,7 @@ from orchestrator.batch.job import Order, Result, Run, Watcher, cores, run_batch
 from orchestrator.batch.processes import for_one_of
 from orchestrator.batch.shards import Unwatched, divide, portable, run_shard
 from orchestrator.batch.sources import InputError, Source, need_file
-from orchestrator.batch.work import Tally
+from orchestrator.batch.work import Tally, added_up, strictest
 from orchestrator.clock import SystemClock, new_nonce
 from orchestrator.config import OrchestratorConfig, ledger_url
 from orchestrator.errors import BatchError, OrchestratorError
@@ -43,7 +43,7 @@ WANTED = "write tcp://HOST:PORT or tls://HOST:PORT of a Dask scheduler, local, o
 _COUNTS = tuple(
     field.name
     for field in fields(Tally)
-    if field.name not in {"batches", "breakers", "spent_nanousd", "total"}
+    if field.name not in {"batches", "breakers", "calls_in_flight", "spent_nanousd", "total"}
 )
 
 
@@ -223,6 +223,10 @@ class Spread:
         if self._stop.error is not None:
             raise self._stop.error
 
+    def look(self) -> Tally:
+        """How far they have come, as they have told."""
+        return self.tally
+
     async def _answer(self, client: "Client") -> None:
         order = self._start.order
         count = sum((await client.nthreads()).values())
@@ -262,7 +266,8 @@ class Spread:
         except Exception as error:  # noqa: BLE001 - it ends the batch, once all is at rest
             result = Result(tally=Tally(), why="failure", message=_lost(error), is_complete=False)
         else:
-            self._count(start, result.tally)
+            # What it was leaving alone when it ended is not news for hours to come.
+            self._count(start, replace(result.tally, breakers={}))
         if result.why == "failure":
             self._stop("failure", result.message, BatchError(result.message))
         elif result.why == "budget":
@@ -289,9 +294,8 @@ class Spread:
             setattr(self.tally, name, sum(getattr(one, name) for one in latest))
         paid = sum(one.spent_nanousd for one in latest) - sum(self._spent_before.values())
         self.tally.spent_nanousd = self._start.scanned.cost_nanousd + paid
-        self.tally.breakers = {
-            name: state for one in latest for name, state in one.breakers.items()
-        }
+        self.tally.breakers = strictest(one.breakers for one in latest)
+        self.tally.calls_in_flight = added_up(one.calls_in_flight for one in latest)
 
 
 def _lost(error: Exception) -> str:

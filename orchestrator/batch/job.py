@@ -129,6 +129,9 @@ class Working(Protocol):
 
     async def run(self) -> None: ...
 
+    def look(self) -> Tally:
+        """How far it has come, and what the deployments are at by now."""
+
 
 @dataclass(slots=True)
 class Run:
@@ -219,7 +222,7 @@ class Run:
     ) -> Result:
         is_cut = False
         try:
-            async with _ringing(self.order.max_time_s, self.stop), self._watched(work.tally):
+            async with _ringing(self.order.max_time_s, self.stop), self._watched(work):
                 await running
         except asyncio.CancelledError:
             is_cut = True
@@ -263,21 +266,22 @@ class Run:
             asyncio.get_running_loop().call_soon(what, self._provider)
 
     @asynccontextmanager
-    async def _watched(self, tally: Tally) -> AsyncIterator[None]:
+    async def _watched(self, work: "Working | Work") -> AsyncIterator[None]:
         """Tell how it goes, and heed who has heard enough: once, or twice for at once."""
-        telling = asyncio.create_task(self._tell(tally))
+        telling = asyncio.create_task(self._tell(work))
         try:
-            with _heard(self._interrupted(tally)):
+            with _heard(self._interrupted()):
                 yield
         finally:
             telling.cancel()
-            self.watcher.show(tally)
+            self.watcher.show(work.look())
 
-    async def _tell(self, tally: Tally) -> None:
+    async def _tell(self, work: "Working | Work") -> None:
         clock, told = SystemClock(), False
         stopping = asyncio.ensure_future(self.stop.event.wait())
         try:
             while True:
+                tally = work.look()
                 self.watcher.show(tally)
                 if stopping.done() and not told:
                     told = True
@@ -289,7 +293,7 @@ class Run:
         finally:
             stopping.cancel()
 
-    def _interrupted(self, tally: Tally) -> Callable[[], None]:
+    def _interrupted(self) -> Callable[[], None]:
         task, presses = asyncio.current_task(), []
 
         def hear() -> None:

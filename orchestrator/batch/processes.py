@@ -20,7 +20,7 @@ from adapters.config import ModelConfig, RatesConfig
 from orchestrator.batch.answering import NotAsked, Plan, answerer, failed
 from orchestrator.batch.parts import Part, part_path, read_part
 from orchestrator.batch.rows import Row
-from orchestrator.batch.work import Kept, LocalKeeper
+from orchestrator.batch.work import Kept, LocalKeeper, added_up, strictest
 from orchestrator.clock import SystemClock
 from orchestrator.config import OrchestratorConfig
 from orchestrator.errors import BatchError
@@ -31,9 +31,17 @@ DEATHS = 2  # how many of its processes a row may take down
 PATIENCE_S = 10.0  # how long processes may take to end of themselves
 START_DEATHS = 3  # as many in a row that answer nothing, and there is no point in another
 SYNC_S = 1.0  # how much may be lost with the machine's power
+TELL_S = 0.5  # how often a process tells what its calls are at, though no row has ended
 NO_ROW = -1  # the position of what concerns a whole process
 Order = Row | Literal["stop", "end"]  # what the parent says
 _spawn = multiprocessing.get_context("spawn")
+
+
+class Calls(NamedTuple):
+    """What a process is at: which deployments it leaves alone, and its calls under way."""
+
+    breakers: dict[str, str]
+    in_flight: dict[str, int]
 
 
 class Told(NamedTuple):
@@ -41,8 +49,11 @@ class Told(NamedTuple):
 
     position: int
     kept: Kept | None
-    breakers: dict[str, str]
+    calls: Calls
     error: Exception | None = None
+
+
+IDLE = Calls({}, {})
 
 
 @dataclass(slots=True, kw_only=True)
@@ -53,7 +64,7 @@ class Worker:
     line: Connection
     part: int
     rows: dict[int, Row] = field(default_factory=dict)
-    breakers: dict[str, str] = field(default_factory=dict)
+    calls: Calls = IDLE
     has_answered: bool = False
 
 
@@ -150,7 +161,10 @@ class Crew:
             worker.rows.pop(row.position, None)
 
     def breakers(self) -> dict[str, str]:
-        return {name: state for one in self._workers for name, state in one.breakers.items()}
+        return strictest(one.calls.breakers for one in self._workers)
+
+    def calls_in_flight(self) -> dict[str, int]:
+        return added_up(one.calls.in_flight for one in self._workers)
 
     def _listen(self, worker: Worker) -> None:
         """Hear what a process tells, in a thread of its own, until it is gone."""
@@ -161,13 +175,16 @@ class Crew:
         with suppress(RuntimeError):  # the loop is closed: nobody listens any more
             self._loop.call_soon_threadsafe(self._bury, worker)
 
-    def _hear(self, worker: Worker, told: Told) -> None:
+    def _hear(self, worker: Worker, told: Told | Calls) -> None:
+        if isinstance(told, Calls):
+            worker.calls = told
+            return
         if told.position == NO_ROW:
             for position in worker.rows:
                 self._hear(worker, told._replace(position=position))
             return
         worker.has_answered = True
-        worker.breakers = told.breakers
+        worker.calls = told.calls
         waiting = self._waiting.get(told.position)
         if waiting is None or waiting.done():
             return
@@ -278,9 +295,14 @@ async def _answer(plan: Plan, number: int, line: Connection) -> None:
     syncing = asyncio.create_task(_sync(part))
     try:
         async with answerer(plan, stopping) as answer:
-            await _answer_all(rows, LocalKeeper(answer, part), line)
+            keep = LocalKeeper(answer, part)
+            telling = asyncio.create_task(_tell_calls(keep, line))
+            try:
+                await _answer_all(rows, keep, line)
+            finally:
+                telling.cancel()
     except Exception as error:  # noqa: BLE001 - the parent tells it, once for all processes
-        line.send(Told(NO_ROW, None, {}, BatchError(describe(error))))
+        line.send(Told(NO_ROW, None, IDLE, BatchError(describe(error))))
     finally:
         syncing.cancel()
         part.close()
@@ -303,11 +325,24 @@ async def _answer_all(
 
 async def _answer_one(row: Row, keep: LocalKeeper, line: Connection) -> None:
     try:
-        told = Told(row.position, await keep(row), keep.breakers())
+        told = Told(row.position, await keep(row), _calls(keep))
     except Exception as error:  # noqa: BLE001 - the parent decides what it means for the others
-        told = Told(row.position, None, keep.breakers(), error)
+        told = Told(row.position, None, _calls(keep), error)
     with suppress(OSError):  # the parent is gone, and this process goes as well
         line.send(told)
+
+
+def _calls(keep: LocalKeeper) -> Calls:
+    return Calls(keep.breakers(), keep.calls_in_flight())
+
+
+async def _tell_calls(keep: LocalKeeper, line: Connection) -> None:
+    """Tell now and then what the calls are at: rows that take long would leave it unsaid."""
+    clock = SystemClock()
+    while True:
+        await clock.sleep(TELL_S)
+        with suppress(OSError):  # the parent is gone, and this process goes as well
+            line.send(_calls(keep))
 
 
 def _heed(rows: "asyncio.Queue[Row | None]", stopping: asyncio.Event, order: Order) -> None:

@@ -165,6 +165,9 @@ class ProviderKeeper:
     def breakers(self) -> dict[str, str]:
         return {}
 
+    def calls_in_flight(self) -> dict[str, int]:
+        return {}  # how batches are getting on is told of each of them
+
     async def __call__(self, row: Row) -> Kept:
         self._is_waited_for = False
         slot = Slot()

@@ -2,10 +2,11 @@
 
 import asyncio
 import threading
-from collections import OrderedDict
-from collections.abc import Callable, Iterator
+from collections import Counter, OrderedDict
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, suppress
 from dataclasses import dataclass, field
+from itertools import chain
 from typing import Literal, NamedTuple, Protocol
 
 from orchestrator.batch.answering import Answerer, LimitReached, NotAsked, repeated, unreadable
@@ -40,6 +41,9 @@ class Keeper(Protocol):
     def breakers(self) -> dict[str, str]:
         """Which deployments are left alone, and how."""
 
+    def calls_in_flight(self) -> dict[str, int]:
+        """How many calls are under way, by deployment."""
+
 
 class LocalKeeper:
     """The one that does it here."""
@@ -54,6 +58,9 @@ class LocalKeeper:
 
     def breakers(self) -> dict[str, str]:
         return self._answer.breakers()
+
+    def calls_in_flight(self) -> dict[str, int]:
+        return self._answer.calls_in_flight()
 
 
 @dataclass(slots=True)
@@ -72,6 +79,7 @@ class Tally:
         spent_nanousd: What has been paid, before and now.
         total: How many rows there are; None as long as nobody knows.
         breakers: Which deployments are left alone, and how.
+        calls_in_flight: How many calls are under way, by deployment: a row may need several.
         batches: How those are getting on that are with a provider, by their ids.
     """
 
@@ -86,6 +94,7 @@ class Tally:
     spent_nanousd: int = 0
     total: int | None = None
     breakers: dict[str, str] = field(default_factory=dict)
+    calls_in_flight: dict[str, int] = field(default_factory=dict)
     batches: dict[str, str] = field(default_factory=dict)
 
     @property
@@ -97,6 +106,28 @@ class Tally:
     def all_failed(self) -> int:
         """The rows whose outcome is that they failed."""
         return self.found_failed + self.failed
+
+
+def strictest(told: Iterable[dict[str, str]]) -> dict[str, str]:
+    """The breakers of several processes; where they differ, the one that lets no call through.
+
+    >>> strictest([{"gpt": "open"}, {"gpt": "half_open", "claude": "half_open"}])
+    {'claude': 'half_open', 'gpt': 'open'}
+    """
+    states = chain.from_iterable(one.items() for one in told)
+    return dict(sorted(states))  # "open" comes after "half_open", and stays
+
+
+def added_up(told: Iterable[dict[str, int]]) -> dict[str, int]:
+    """The calls of several processes.
+
+    >>> added_up([{"gpt": 2}, {"gpt": 1, "claude": 4}])
+    {'gpt': 3, 'claude': 4}
+    """
+    total: Counter[str] = Counter()
+    for calls in told:
+        total.update(calls)
+    return dict(total)
 
 
 class Stop:
@@ -197,11 +228,20 @@ class Work:
                 for task in (syncing, *self._tasks):
                     task.cancel()
                 await asyncio.wait({syncing, *self._tasks})
+                self.look()
+                self._keep, self.tally.calls_in_flight = None, {}
         self.is_complete = is_over and not self._left
         if is_over:
             self.tally.total = self.tally.read
         if self._stop.error is not None:
             raise self._stop.error
+
+    def look(self) -> Tally:
+        """How far it has come, and what the deployments are at by now."""
+        if self._keep is not None:
+            self.tally.breakers = self._keep.breakers()
+            self.tally.calls_in_flight = self._keep.calls_in_flight()
+        return self.tally
 
     async def _deal(
         self, rows: Iterator[AnyRow], source: "Ahead | None", stack: AsyncExitStack
@@ -304,7 +344,6 @@ class Work:
         if kept is None:
             return
         self._count(kept)
-        self.tally.breakers = keep.breakers()
         if kept.status != "failed":
             self._remember(digest, kept.place)
         if equals:

@@ -90,6 +90,9 @@ async def test_what_nobody_foresaw_ends_one_row_and_says_nothing_of_its_own() ->
             def breakers(self) -> dict[str, Any]:
                 return {}
 
+            def calls_in_flight(self) -> dict[str, int]:
+                return {}
+
         return await Answerer(Broken(), lambda row: question(), stopping=asyncio.Event())(ROW)
 
     outcome = await answer()

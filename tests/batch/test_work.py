@@ -25,6 +25,7 @@ class Keeping:
         self.go = asyncio.Event()
         self.asked: list[int] = []
         self.most = 0
+        self.alone: dict[str, str] = {}
         self._now = 0
         if not waits:
             self.go.set()
@@ -42,7 +43,10 @@ class Keeping:
         return Kept(self.part.append(outcome), "complete", 1)
 
     def breakers(self) -> dict[str, str]:
-        return {}
+        return self.alone
+
+    def calls_in_flight(self) -> dict[str, int]:
+        return {"gpt": self._now} if self._now else {}
 
 
 class Reading:
@@ -107,6 +111,24 @@ async def test_no_more_rows_are_under_way_or_read_than_are_wanted(
     await running
     assert work.is_complete
     assert (work.tally.answered, work.tally.total, keep.most) == (1000, 1000, 5)
+
+
+async def test_whoever_looks_sees_the_calls_of_rows_that_take_long(part: Part) -> None:
+    """No row has to end for it: nothing ends while a model is left alone."""
+    keep = Keeping(part, waits=True)
+    work = working(keep, concurrency=3)
+
+    running = asyncio.create_task(work.run(iter(Reading(5))))
+    while len(keep.asked) < 3:  # noqa: ASYNC110 - nobody tells when
+        await asyncio.sleep(0)
+    keep.alone = {"claude": "open"}
+    seen = work.look()
+
+    assert (seen.calls_in_flight, seen.breakers) == ({"gpt": 3}, {"claude": "open"})
+    keep.go.set()
+    await running
+    ended = work.look()
+    assert (ended.calls_in_flight, ended.breakers) == ({}, {"claude": "open"})
 
 
 async def test_rows_that_wait_for_an_equal_one_are_limited_too(
