@@ -2,6 +2,7 @@
 
 import multiprocessing
 import os
+import signal
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
@@ -16,7 +17,8 @@ from orchestrator.batch.answering import Plan
 from orchestrator.batch.job import run_batch
 from orchestrator.batch.parts import Heading, PartsFolder, read_part
 from orchestrator.batch.processes import for_one_of
-from orchestrator.config import CacheConfig, LimitsConfig, OrchestratorConfig
+from orchestrator.batch.work import Tally
+from orchestrator.config import CacheConfig, LimitsConfig, OrchestratorConfig, TimeoutsConfig
 from orchestrator.simulator import Simulator
 from tests.batching import Watching, answers, asking, asking_or_dying, numbered, order, write_rows
 from tests.faces import configured, simulated_elsewhere
@@ -69,6 +71,39 @@ def test_rows_are_shared_and_survive_the_processes_that_had_them(
     ]
     assert sorted(position for part in by_part for position in part) == list(range(40))
     assert len(by_part) >= 3, "the parent wrote one, and two processes at least one each"
+
+
+class Leaving(Watching):
+    """Presses Ctrl-C twice once so many calls are under way."""
+
+    def __init__(self, calls: int) -> None:
+        super().__init__()
+        self._calls = calls
+        self._presses = 2
+        self.seen: dict[str, int] = {}
+
+    def show(self, tally: Tally) -> None:
+        super().show(tally)
+        if sum(tally.calls_in_flight.values()) >= self._calls and self._presses:
+            self.seen = dict(tally.calls_in_flight)
+            self._presses -= 1
+            os.kill(os.getpid(), signal.SIGINT)
+
+
+def test_the_calls_of_all_processes_are_told_though_no_row_ends(
+    elsewhere: Simulator, tmp_path: Path
+) -> None:
+    """Those of one are half of them; when it is over none is left."""
+    patience = TimeoutsConfig(first_content_s=60, gap_s=60, total_s=60)
+    config = configured(elsewhere, {"alpha": ["stall0"]}, timeouts=patience)
+    rows = write_rows(tmp_path / "rows.jsonl", numbered(4))
+    watching = Leaving(4)
+
+    made = order(config, rows, tmp_path / "out.jsonl", workers=2, concurrency=4)
+    result = run_batch(made, watching)
+
+    assert watching.seen == {"alpha": 4}
+    assert (result.is_complete, result.tally.done, result.tally.calls_in_flight) == (False, 0, {})
 
 
 def test_a_process_whose_parent_is_gone_ends_at_once(elsewhere: Simulator, tmp_path: Path) -> None:
