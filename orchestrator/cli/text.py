@@ -60,15 +60,18 @@ def program() -> str:
 def seconds(duration_s: float) -> str:
     """A duration.
 
-    >>> seconds(0.25), seconds(12.34), seconds(75)
-    ('0.25 s', '12.3 s', '1 min 15 s')
+    >>> seconds(0.25), seconds(12.34), seconds(75), seconds(36_730)
+    ('0.25 s', '12.3 s', '1 min 15 s', '10 h 12 min')
     """
     if duration_s < 9.995:
         return f"{duration_s:.2f} s"
     if duration_s < 59.95:
         return f"{duration_s:.1f} s"
     minutes, rest = divmod(round(duration_s), 60)
-    return f"{minutes} min {rest} s"
+    if minutes < 60:
+        return f"{minutes} min {rest} s"
+    hours, minutes = divmod(round(duration_s / 60), 60)
+    return f"{hours} h {minutes} min"
 
 
 def count(number: int, noun: str) -> str:

@@ -44,7 +44,7 @@ def test_stats_say_what_is_kept_and_in_how_much_room(
 
     assert result.exit_code == 0
     assert f"folder  {orchestrator_home / 'cache'}" in result.stdout
-    assert "3 answers, each for 120 min 0 s" in result.stdout
+    assert "3 answers, each for 2 h 0 min" in result.stdout
     assert "of 8.0 MB" in result.stdout
     assert result.stderr == ""
 
