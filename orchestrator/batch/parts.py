@@ -133,6 +133,11 @@ class Index:
     def __len__(self) -> int:
         return len(self._states) - self._states.count(0)
 
+    @property
+    def answered(self) -> int:
+        """How many rows have an answer; the others that have an outcome failed."""
+        return self._states.count(_ANSWERED)
+
     def places(self) -> Iterator[tuple[int, Place]]:
         """Every row's position with the place of its outcome, in the order of the input."""
         for position, state in enumerate(self._states):

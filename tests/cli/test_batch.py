@@ -5,18 +5,31 @@ import json
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 from click.testing import Result
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from rich.cells import cell_len
 from rich.console import Console
 
 from adapters.config import LLMProvider
 from orchestrator.batch.job import Order
 from orchestrator.batch.parts import Heading, Index, PartsFolder, Scanned
 from orchestrator.batch.work import Tally
-from orchestrator.cli.batch_progress import JsonLines, LiveLine, LogLines, changes, line
+from orchestrator.cli.batch_progress import (
+    JsonLines,
+    LiveLine,
+    LogLines,
+    Pace,
+    Silent,
+    changes,
+    line,
+    to_come,
+)
 from orchestrator.clock import FakeClock
 from orchestrator.simulator import Simulator
 from tests.batching import numbered, write_rows
@@ -239,10 +252,108 @@ def test_a_line_says_how_far_it_has_come() -> None:
     tally = Tally(found=10, answered=20, failed=1, total=100, in_flight=8, spent_nanousd=5 * 10**8)
     tally.breakers = {"gpt": "open"}
 
-    assert line(Tally(), 0.0) == "0 rows · $0.00 · 0.0 rows/s · 0 in flight"
-    assert line(tally, 10.5, 10**9) == (
+    assert line(Tally(), Pace()) == "0 rows · $0.00 · 0.0 rows/s · 0 in flight"
+    assert line(tally, Pace(2.0, 34.5), 10**9) == (
         "31/100 rows · 1 failed · $0.5 of $1.00 · 2.0 rows/s · 34.5 s left · 8 in flight · gpt open"
     )
+    assert "0 rows · $0.00 · 3.0 rows/min · 10 h 0 min left" in line(Tally(), Pace(0.05, 36_000))
+
+
+def test_a_line_names_the_busiest_models_it_has_room_for() -> None:
+    """Without any room it says how many rows there are, and last of all where calls cannot go."""
+    calls = {"claude": 7, "gpt-5-mini": 12, "gemini": 7}
+    tally = Tally(answered=4, in_flight=20, calls_in_flight=calls, breakers={"gpt": "open"})
+    whole = line(tally, Pace(2.0))
+
+    assert whole == (
+        "4 rows · $0.00 · 2.0 rows/s · "
+        "20 in flight (gpt-5-mini 12 · claude 7 · gemini 7) · gpt open"
+    )
+    assert [line(tally, Pace(2.0), None, width) for width in (99, 84, 60, 45, 30)] == [
+        whole,
+        "4 rows · $0.00 · 2.0 rows/s · 20 in flight (gpt-5-mini 12 · claude 7 · …) · gpt open",
+        "4 rows · $0.00 · 2.0 rows/s · 20 in flight · gpt open",
+        "4 rows · $0.00 · 20 in flight · gpt open",
+        "4 rows · $0.00 · gpt open",
+    ]
+
+
+@settings(max_examples=30, deadline=None)
+@given(
+    calls=st.dictionaries(st.text(min_size=1, max_size=9), st.integers(1, 999), max_size=6),
+    width=st.integers(60, 200),
+)
+def test_no_names_make_a_line_wider_than_the_terminal(calls: dict[str, int], width: int) -> None:
+    """Whatever they are, in cells of a terminal; what is known of all models stays."""
+    told = line(Tally(in_flight=20, calls_in_flight=calls), Pace(2.0), None, width)
+
+    assert cell_len(told) <= width
+    assert told.startswith("0 rows · $0.00 · 2.0 rows/s · 20 in flight")
+
+
+def paces(done: Callable[[int], Tally], seconds: int) -> list[Pace]:
+    """How fast it is said to go, second by second."""
+    clock = FakeClock()
+    silent, said = Silent(None, clock), []
+    for second in range(seconds):
+        said.append(silent._pace(done(second)))
+        clock.advance(1)
+    return said
+
+
+def test_the_rate_is_that_of_the_last_minute() -> None:
+    """Neither a fast hour before nor the time until the first row is asked counts."""
+
+    def done(second: int) -> Tally:
+        asked = max(0, second - 100)
+        answered = min(asked, 3600) * 10 + max(0, asked - 3600)
+        return Tally(
+            found=500, read=500 + answered, answered=answered, total=50_000, in_flight=asked > 0
+        )
+
+    said = paces(done, 4000)
+
+    assert said[100] == Pace(0.0, None)
+    assert said[110].rows_per_s == pytest.approx(10)
+    assert said[3700].rows_per_s == pytest.approx(10)
+    assert said[3999].rows_per_s == pytest.approx(1)
+    assert said[3999].left_s == pytest.approx(50_000 - 500 - 36_299, abs=1)
+
+
+def test_a_rate_of_slow_rows_looks_further_back() -> None:
+    """A row every two minutes is not none a second; when nothing ends any more, it falls."""
+
+    def done(second: int) -> Tally:
+        return Tally(answered=min(second, 7200) // 120, total=100, in_flight=4)
+
+    said = paces(done, 10_000)
+
+    assert all(one.rows_per_s == pytest.approx(1 / 120, rel=0.06) for one in said[3600:7200:7])
+    assert said[9999].rows_per_s < 1 / 200
+
+
+def test_rows_that_have_an_outcome_take_no_time() -> None:
+    """Those that come later in the input are not to be asked; of changed rows nobody knows."""
+    retrying = Tally(total=1000, read=100, found=90, answered=10)
+
+    assert to_come(retrying, kept=890) == 100
+    assert to_come(retrying) == 900
+    assert to_come(replace(retrying, changed=1), kept=890) == 900
+    assert to_come(replace(retrying, total=None), kept=890) is None
+    assert to_come(Tally(total=10), kept=5000) == 0
+
+
+def test_once_it_is_to_stop_what_is_under_way_is_all_that_is_left() -> None:
+    """Nobody waits for the rest of the input."""
+    clock = FakeClock()
+    silent = Silent(None, clock)
+    silent._pace(Tally())
+    clock.advance(10)
+    tally = Tally(answered=20, total=1000, in_flight=8)
+    before = silent._pace(tally)
+    silent.stopping("time", tally)
+
+    assert (before.left_s, silent._pace(tally).left_s) == (490.0, 4.0)
 
 
 def test_log_lines_come_now_and_then(capsys: pytest.CaptureFixture[str]) -> None:
@@ -252,18 +363,21 @@ def test_log_lines_come_now_and_then(capsys: pytest.CaptureFixture[str]) -> None
 
     for _ in range(25):
         clock.advance(1)
-        lines.show(Tally(answered=3))
+        lines.show(Tally(answered=3, calls_in_flight={"gpt": 2}, breakers={"claude": "half_open"}))
 
-    assert capsys.readouterr().err.count("3 rows ") == 2
+    told = capsys.readouterr().err
+    assert told.count("3 rows ") == told.count("in flight (gpt 2) · claude half_open\n") == 2
 
 
 def test_json_lines_say_why_it_stops(capsys: pytest.CaptureFixture[str]) -> None:
     """And how far it has come."""
-    JsonLines(7, FakeClock()).stopping("budget", Tally(answered=3, in_flight=2))
+    tally = Tally(answered=3, in_flight=2, calls_in_flight={"gpt": 2}, breakers={"claude": "open"})
+    JsonLines(7, FakeClock()).stopping("budget", tally)
 
     told = json.loads(capsys.readouterr().err)
     assert (told["event"], told["why"], told["done"]) == ("stopping", "budget", 3)
     assert told["cap_nanousd"] == 7
+    assert (told["calls_in_flight"], told["breakers"]) == ({"gpt": 2}, {"claude": "open"})
 
 
 def test_a_terminal_has_one_line_that_is_redrawn() -> None:
@@ -272,11 +386,12 @@ def test_a_terminal_has_one_line_that_is_redrawn() -> None:
     live = LiveLine(Console(file=screen, force_terminal=True, width=120), None, FakeClock())
 
     live.show(Tally(answered=1))
-    live.show(Tally(answered=2))
+    live.show(Tally(answered=2, calls_in_flight={"gpt": 2}, breakers={"claude": "open"}))
     live.close()
 
     assert screen.getvalue().count("\n") == 1
     assert "2 rows" in screen.getvalue()
+    assert "0 in flight (gpt 2) · claude open" in screen.getvalue()
 
 
 def test_damage_is_said(tmp_path: Path) -> None:
