@@ -1,5 +1,6 @@
 """A batch over several machines: real workers of Dask, and what happens when some are killed."""
 
+import asyncio
 import json
 import os
 import signal
@@ -8,7 +9,7 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import suppress
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
@@ -16,11 +17,14 @@ from click.testing import CliRunner, Result
 from pydantic import SecretStr
 
 from orchestrator.batch.answering import Plan
-from orchestrator.batch.cluster import Place, check, fitted, place_of
+from orchestrator.batch.cluster import Place, Spread, check, fitted, place_of
+from orchestrator.batch.job import Result as Came
+from orchestrator.batch.job import Run
 from orchestrator.batch.outcome import Failure
-from orchestrator.batch.parts import Heading, PartsFolder, read_part
+from orchestrator.batch.parts import Heading, Index, PartsFolder, Scanned, read_part
 from orchestrator.batch.rows import Row
 from orchestrator.batch.sources import InputError, source_of
+from orchestrator.batch.work import Tally
 from orchestrator.cli import main
 from orchestrator.config import (
     BudgetsConfig,
@@ -32,7 +36,7 @@ from orchestrator.config import (
 )
 from orchestrator.simulator import Simulator
 from tests import forked_programs
-from tests.batching import answers, numbered, write_rows
+from tests.batching import Watching, answers, numbered, order, write_rows
 from tests.faces import configured, simulated_elsewhere
 
 if not os.environ.get("CI"):  # there it is an error
@@ -304,3 +308,24 @@ def test_a_cluster_that_is_not_there_is_said(
 
     assert refused.exit_code == 1
     assert "tcp://127.0.0.1:1 cannot be reached" in " ".join(refused.output.split())
+
+
+async def test_calls_of_all_shards_are_added_up_and_those_that_ended_leave_nothing_alone(
+    elsewhere: Simulator, tmp_path: Path
+) -> None:
+    """What a shard left alone when it ended would else be told until the last one ends."""
+    rows = write_rows(tmp_path / "rows.jsonl", numbered(2))
+    made = order(configured(elsewhere), rows, tmp_path / "out.jsonl")
+    spread = Spread(FAR, Run(made, PartsFolder(made.output), Watching(), Scanned(Index())))
+    result: asyncio.Future[Came] = asyncio.get_running_loop().create_future()
+    under_way = Tally(in_flight=2, calls_in_flight={"alpha": 2}, breakers={"beta": "half_open"})
+
+    spread._hear((0.0, {"start": 0, "tally": asdict(under_way)}))
+    spread._hear((0.0, {"start": 9, "tally": asdict(replace(under_way, breakers={}))}))
+    before = replace(spread.look())
+    result.set_result(Came(tally=Tally(answered=2, breakers={"beta": "open"})))
+    await spread._collect(0, result)  # type: ignore[arg-type]
+
+    assert (before.calls_in_flight, before.breakers) == ({"alpha": 4}, {"beta": "half_open"})
+    after = spread.look()
+    assert (after.answered, after.calls_in_flight, after.breakers) == (2, {"alpha": 2}, {})
