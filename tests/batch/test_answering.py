@@ -4,6 +4,7 @@ import asyncio
 from typing import Any
 
 from adapters import MockAdapter, ModelConfig
+from adapters.types import CompletionRequest
 from orchestrator import EnhancedOrchestrator, OrchestratorConfig, RequestConfig
 from orchestrator.batch.answering import Answerer, LimitReached
 from orchestrator.batch.asking import Question
@@ -45,6 +46,23 @@ async def test_an_outcome_says_which_row_it_is_of_and_what_was_done_for_it() -> 
     assert outcome.receipt["run_id"] == outcome.run_id
     assert outcome.ignored == {"colour": "no such thing"}
     assert outcome.model == "gpt"
+
+
+async def test_a_call_is_under_way_from_its_beginning_to_its_end() -> None:
+    """Whoever looks is told of which deployment."""
+    seen: list[dict[str, int]] = []
+
+    def look(request: CompletionRequest) -> str:
+        seen.append(answer.calls_in_flight())
+        return "Ulm."
+
+    async with EnhancedOrchestrator(configured(), adapters={"gpt": MockAdapter(look)}) as engine:
+        answer = Answerer(engine, lambda row: question(), stopping=asyncio.Event())
+        seen.append(answer.calls_in_flight())
+        await answer(ROW)
+        seen.append(answer.calls_in_flight())
+
+    assert seen == [{}, {"gpt": 1}, {}]
 
 
 async def test_an_answer_of_another_shape_is_asked_for_once_more() -> None:
