@@ -18,7 +18,8 @@ from rich.console import Console
 
 from adapters.config import LLMProvider
 from orchestrator.batch.job import Order
-from orchestrator.batch.parts import Heading, Index, PartsFolder, Scanned
+from orchestrator.batch.outcome import Outcome
+from orchestrator.batch.parts import Heading, Index, PartsFolder, Place, Scanned
 from orchestrator.batch.work import Tally
 from orchestrator.cli.batch_progress import (
     JsonLines,
@@ -394,11 +395,29 @@ def test_a_terminal_has_one_line_that_is_redrawn() -> None:
     assert "0 in flight (gpt 2) · claude open" in screen.getvalue()
 
 
-def test_damage_is_said(tmp_path: Path) -> None:
-    """A line that cannot be read any more costs a call."""
-    heading = Heading(batch="b", config="c", source="s")
-    order = Order(
-        output=tmp_path / "o",
+@pytest.mark.parametrize(("retries_failed", "left"), [(False, 95), (True, 96)])
+def test_outcomes_of_before_are_not_time_that_is_left(
+    tmp_path: Path, *, retries_failed: bool, left: int
+) -> None:
+    """Unless they are failures that are asked for again."""
+    clock, index = FakeClock(), Index()
+    for position, status in enumerate(("complete", "failed", "complete", "complete", "complete")):
+        outcome = Outcome(position=position, line=1, digest="d", status=status)  # type: ignore[arg-type]
+        index.add(outcome, Place(1, position))
+    silent = Silent(None, clock)
+    order = replace(nothing(tmp_path), retries_failed=retries_failed)
+
+    silent.found(Scanned(index), order, source_changed=False)
+    silent._pace(Tally(total=110))
+    clock.advance(10)
+    pace = silent._pace(Tally(total=110, read=10, answered=10))
+
+    assert (pace.rows_per_s, pace.left_s) == (1.0, left)
+
+
+def nothing(folder: Path) -> Order:
+    return Order(
+        output=folder / "o",
         rows=lambda: iter(()),
         source="s",
         config=None,  # type: ignore[arg-type]
@@ -407,7 +426,13 @@ def test_damage_is_said(tmp_path: Path) -> None:
         write=lambda outcomes, path: None,
     )
 
-    said = changes(Scanned(Index(), heading=heading, broken=1), order, source_changed=False)
+
+def test_damage_is_said(tmp_path: Path) -> None:
+    """A line that cannot be read any more costs a call."""
+    heading = Heading(batch="b", config="c", source="s")
+    scanned = Scanned(Index(), heading=heading, broken=1)
+
+    said = changes(scanned, nothing(tmp_path), source_changed=False)
 
     assert said == [
         f"1 line in {tmp_path / 'o'}.parts cannot be read any more; their rows are asked again"
