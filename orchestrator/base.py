@@ -70,7 +70,7 @@ from orchestrator.errors import (
 from orchestrator.events import AttemptFollows, Event, RunFailed, RunFinished, RunStarted
 from orchestrator.guards import Hold, Permit, Place
 from orchestrator.holders import Holders
-from orchestrator.journal import Journal, Opening
+from orchestrator.journal import Journal, Opening, RunJournal, Slot
 from orchestrator.ledger import Ledger
 from orchestrator.panel import (
     CLOSING_S,
@@ -384,7 +384,11 @@ class BaseOrchestrator:
     # Runs.
 
     async def execute_request(
-        self, request: RequestConfig, *, failed: Callable[[Receipt], None] | None = None
+        self,
+        request: RequestConfig,
+        *,
+        failed: Callable[[Receipt], None] | None = None,
+        slot: Slot | None = None,
     ) -> OrchestratorResponse:
         """The answer to a request: what `stream_request` ends in.
 
@@ -393,6 +397,8 @@ class BaseOrchestrator:
         Args:
             request: What is asked.
             failed: Is told the receipt of a run that came to no answer, before its error is raised.
+            slot: Where a run of several calls writes them down; what was paid for there before is
+                not paid for again. A run of one deployment or route leaves it alone.
 
         Raises:
             UnknownModel: the request names nothing that is configured.
@@ -406,12 +412,16 @@ class BaseOrchestrator:
             JournalError: paid calls cannot be written down.
         """
         run = self._begin(request, is_live=False)
+        if slot is not None and not run.target.is_plain:
+            run = self._continued(run, slot)
         task = self._start(run)
         try:
             await asyncio.wait({task})
             return _outcome(task)
         finally:
             await _end({task})
+            if run.journal is not None:  # of a run that was ended before it began
+                run.journal.close()
             if failed is not None and run.failed is not None:
                 failed(run.failed)
 
@@ -473,18 +483,35 @@ class BaseOrchestrator:
             raise JournalError("There is no journal to resume from")
         journal = self._journal.resume(run_id)
         try:
-            opening = journal.opening
-            run = self._begin(opening.request, is_live=True, opening=opening)
-            run.journal = journal
-            if opening.config_hash != self._hash():
-                run.notes = ("resumed with another configuration than it began with",)
-            if opening.plan is not None:
-                run.follow(opening.plan, opening.shrunk)
+            run = self._resumed(journal, journal.opening.request, is_live=True)
             async with aclosing(self._events(run)) as events:
                 async for event in events:
                     yield event
         finally:
             journal.close()
+
+    def _resumed(self, journal: RunJournal, request: RequestConfig, *, is_live: bool) -> Run:
+        """A run that goes on with what its journal holds."""
+        opening = journal.opening
+        run = self._begin(request, is_live=is_live, opening=replace(opening, request=request))
+        run.journal = journal
+        if opening.config_hash != self._hash():
+            run.notes = ("resumed with another configuration than it began with",)
+        if opening.plan is not None:
+            run.follow(opening.plan, opening.shrunk)
+        return run
+
+    def _continued(self, run: Run, slot: Slot) -> Run:
+        """What an earlier run has left in a slot, gone on with; else this run, written there."""
+        journal = slot.resume()
+        if journal is None:
+            run.begins = slot.begin
+            return run
+        try:
+            return self._resumed(journal, run.request, is_live=run.is_live)
+        except BaseException:
+            journal.close()
+            raise
 
     async def receipt(self, run_id: str, *, tenant: str = "") -> Receipt | None:
         """The receipt of a run that has ended; None if there is none, or if it is another tenant's.
@@ -527,7 +554,7 @@ class BaseOrchestrator:
         """Resolve and check a request; nothing has been called yet."""
         self._refuse_if_closed()
         target = resolve(request, self._config, self.patterns)
-        return Run(
+        run = Run(
             opening or self._open(request, is_plain=target.is_plain),
             target,
             dict(self._deployments),
@@ -535,6 +562,8 @@ class BaseOrchestrator:
             self._clock,
             is_live=is_live,
         )
+        run.begins = None if self._journal is None else self._journal.begin
+        return run
 
     def _open(self, request: RequestConfig, *, is_plain: bool) -> Opening:
         """What is asked, by what chance."""
@@ -607,8 +636,8 @@ class BaseOrchestrator:
             run.follow(quote.plan, quote.shrunk)
         if run.journal is not None:
             await self._books.count_before(run.run_id, run.scopes, run.journal.paid)
-        elif self._journal is not None:
-            run.journal = self._journal.begin(run.opening)
+        elif run.begins is not None:
+            run.journal = run.begins(run.opening)
 
     async def _open_ledger(self, run: Run) -> None:
         """Where spending is kept or limited."""

@@ -85,6 +85,11 @@ class Record:
     broken: int = 0
     length: int = 0
 
+    @property
+    def paid(self) -> Amount:
+        """What its calls have used up."""
+        return sum(map(_amount, self.calls), Amount())
+
 
 class RunJournal:
     """The journal of one run, open for writing. Only one process has it open at a time.
@@ -94,12 +99,15 @@ class RunJournal:
         paid: What an earlier life of this run has paid for.
     """
 
-    def __init__(self, path: Path, descriptor: int, record: Record) -> None:
+    def __init__(
+        self, path: Path, descriptor: int, record: Record, *, keeps_receipt: bool = True
+    ) -> None:
         self.opening = record.opening
         self.path = path
+        self._keeps_receipt = keeps_receipt
         self._file: int | None = descriptor
         self._length = record.length
-        self.paid = sum((_amount(call) for call in record.calls), Amount())
+        self.paid = record.paid
         self._paid: dict[str, deque[PaidCall]] = defaultdict(deque)
         for call in record.calls:
             self._paid[call.key].append(call)
@@ -122,13 +130,13 @@ class RunJournal:
         self.write("call", _call_to_json(call))
 
     def close(self, receipt: Receipt | None = None) -> None:
-        """End the journal, with the receipt if there is one.
+        """End the journal, with the receipt if there is one and it is to be kept here.
 
         Raises:
             JournalError: the receipt cannot be written. The journal is closed all the same.
         """
         try:
-            if receipt is not None and self._file is not None:
+            if receipt is not None and self._keeps_receipt and self._file is not None:
                 self.write("receipt", receipt.to_json(indent=None).decode())
         finally:
             if self._file is not None:
@@ -155,23 +163,35 @@ class RunJournal:
 
 @dataclass(frozen=True, slots=True)
 class Journal:
-    """The journals of all runs: a folder, private to its owner."""
+    """The journals of all runs: a folder, private to its owner.
+
+    Attributes:
+        folder: Where they are.
+        keeps_receipts: Whether a run that has ended says so. One that does not can be gone on with
+            after its end as well: everything that it had paid for is found again.
+    """
 
     folder: Path
+    keeps_receipts: bool = True
 
-    def begin(self, opening: Opening) -> RunJournal:
+    def begin(self, opening: Opening, *, name: str = "") -> RunJournal:
         """Open a new run's journal.
+
+        Args:
+            opening: What is asked.
+            name: What the journal is called; default: as the run.
 
         Raises:
             JournalError: it cannot be written, so the run must not begin.
         """
-        path = self.path(opening.run_id)
+        path = self.path(name or opening.run_id)
         try:
             self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
             descriptor = os.open(path, _FLAGS | os.O_CREAT | os.O_EXCL, 0o600)
         except OSError as error:
             raise JournalError(_unwritable(path, error)) from error
-        run = RunJournal(path, descriptor, Record(opening=opening))
+        record = Record(opening=opening)
+        run = RunJournal(path, descriptor, record, keeps_receipt=self.keeps_receipts)
         try:
             _lock(descriptor, path)
             run.write("run", _opening_to_json(opening))
@@ -205,7 +225,7 @@ class Journal:
             if isinstance(error, OSError):
                 raise JournalError(_unwritable(path, error)) from error
             raise
-        return RunJournal(path, descriptor, record)
+        return RunJournal(path, descriptor, record, keeps_receipt=self.keeps_receipts)
 
     def is_in_use(self, run_id: str) -> bool:
         """Whether a process is at this run at the moment, as far as this system tells."""
@@ -239,6 +259,66 @@ class Journal:
         if not _RUN_ID.fullmatch(run_id):
             raise JournalError(f"{run_id!r} is no run id")
         return self.folder / f"{run_id}{SUFFIX}"
+
+
+@dataclass(frozen=True, slots=True)
+class Slot:
+    """The place of one run's journal, by a name that is known before the run is.
+
+    Whoever asks the same under the same name goes on with what was paid for under it.
+    """
+
+    journal: Journal
+    name: str
+
+    def begin(self, opening: Opening) -> RunJournal:
+        """Open a new run's journal; as `Journal.begin`."""
+        return self.journal.begin(opening, name=self.name)
+
+    def resume(self) -> RunJournal | None:
+        """Open what an earlier run has left; None if there is nothing that can be gone on with.
+
+        Raises:
+            JournalError: another process has it open, or it is in the way and cannot be removed.
+        """
+        if not self.path.exists():
+            return None
+        try:
+            return self.journal.resume(self.name)
+        except JournalError:
+            if self.is_in_use():
+                raise
+        self.remove()
+        return None
+
+    def read(self) -> Record | None:
+        """What it holds; None if there is none, or none that can be read."""
+        if not self.path.exists():
+            return None
+        try:
+            return read(self.path)
+        except JournalError:
+            return None
+
+    def is_in_use(self) -> bool:
+        """Whether a process is at it at the moment, as far as this system tells."""
+        return self.journal.is_in_use(self.name)
+
+    def remove(self) -> None:
+        """Forget it.
+
+        Raises:
+            JournalError: it cannot be removed.
+        """
+        try:
+            self.path.unlink(missing_ok=True)
+        except OSError as error:
+            raise JournalError(f"{self.path} cannot be removed: {_said(error)}") from error
+
+    @property
+    def path(self) -> Path:
+        """Where it is, or would be."""
+        return self.journal.path(self.name)
 
 
 _FLAGS = os.O_WRONLY | os.O_APPEND | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_CLOEXEC", 0)
@@ -376,8 +456,10 @@ def _lock(descriptor: int, path: Path) -> None:
         return
     try:
         flock(descriptor, LOCK_EX | LOCK_NB)
-    except OSError as error:
+    except BlockingIOError as error:
         raise JournalError(f"{path} is in use: another process is at this run") from error
+    except OSError:  # a file system without locks
+        return
 
 
 def _unwritable(path: Path, error: OSError) -> str:

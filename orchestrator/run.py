@@ -1,6 +1,6 @@
 """One run while it lasts: what was asked, who may be called, what has come of it so far."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from datetime import datetime
@@ -48,6 +48,7 @@ class Run:
     Attributes:
         is_live: Whether somebody watches the answer come; else it is asked for in one piece.
         journal: Where finished calls are written down, if anywhere.
+        begins: Opens that, for a run that goes on with none.
         caps: What the run as a whole may use up.
         scopes: The budgets that all its calls count in.
         max_tokens: How long any answer may be, where a budget had to be fitted.
@@ -96,6 +97,7 @@ class Run:
         self._is_less = False
         self.shrunk: tuple[str, ...] = ()
         self.journal: RunJournal | None = None
+        self.begins: Callable[[Opening], RunJournal] | None = None
         self.channel = Channel(has_listener=is_live)
         self.delivery = Delivery(self.channel)
         self.stages: list[StageRecord] = []

@@ -18,7 +18,7 @@ from orchestrator import journal as module
 from orchestrator.budget import Plan
 from orchestrator.config import RequestConfig
 from orchestrator.errors import JournalError
-from orchestrator.journal import Journal, Opening, PaidCall, read
+from orchestrator.journal import Journal, Opening, PaidCall, Slot, read
 from orchestrator.responses import Receipt
 
 RUN = "20260101T000000000-0123456789"
@@ -202,6 +202,35 @@ def test_only_one_process_is_at_a_run(journal: Journal) -> None:
     run.close()
     assert not journal.is_in_use(RUN)
     journal.resume(RUN).close()
+
+
+def test_a_file_system_without_locks_keeps_nobody_out(
+    journal: Journal, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """There two processes at one run are not told apart; a run is written down all the same."""
+
+    def none_to_give(*_: object) -> None:
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr(module, "flock", none_to_give)
+    journal.begin(opening()).close()
+
+    assert not journal.is_in_use(RUN)
+    journal.resume(RUN).close()
+
+
+def test_a_run_that_keeps_no_receipt_is_gone_on_with_after_its_end(tmp_path: Path) -> None:
+    """Whoever lost what it had come to finds all that it had paid for."""
+    journal = Journal(tmp_path, keeps_receipts=False)
+    run = journal.begin(opening(), name="row")
+    run.append(paid("a"))
+    run.close(receipt())
+
+    again = Slot(journal, "row").resume()
+
+    assert again is not None
+    assert again.find("a") == paid("a")
+    again.close()
 
 
 def test_a_run_that_has_ended_is_not_resumed(journal: Journal) -> None:
