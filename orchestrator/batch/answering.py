@@ -1,7 +1,7 @@
 """Ask what one row asks, within the batch's cap, and say what has come of it."""
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass, replace
 from decimal import Decimal
@@ -12,6 +12,7 @@ import orjson
 
 from orchestrator.amounts import NANO, Amount, Caps, Scope, usd
 from orchestrator.batch.asking import Question
+from orchestrator.batch.journals import RowJournal, RowJournals
 from orchestrator.batch.outcome import Failure, ModelUse, Outcome
 from orchestrator.batch.parts import Heading
 from orchestrator.batch.rows import BadRow, Row
@@ -26,10 +27,12 @@ from orchestrator.errors import (
     BatchError,
     BudgetExceeded,
     DeploymentBusy,
+    JournalError,
     LedgerError,
     NoDeploymentLeft,
     UnknownPrice,
 )
+from orchestrator.journal import PaidCall, Slot
 from orchestrator.ledger import Ledger
 from orchestrator.panel import describe
 from orchestrator.responses import OrchestratorResponse, Receipt
@@ -37,7 +40,7 @@ from orchestrator.wire.errors import fault_of
 
 Ask = Callable[[Row], Question | Failure]
 
-FATAL = (LedgerError, UnknownPrice, BatchError)  # no other row would fare better
+FATAL = (LedgerError, JournalError, UnknownPrice, BatchError)  # no other row would fare better
 
 BUSY_TRIES = 20  # how often a row comes again to models that are all left alone for a while
 BUSY_S = 30.0  # the longest wait before it does
@@ -93,7 +96,11 @@ class Engine(Protocol):
     """What is needed of an orchestrator."""
 
     async def execute_request(
-        self, request: RequestConfig, *, failed: Callable[[Receipt], None] | None = None
+        self,
+        request: RequestConfig,
+        *,
+        failed: Callable[[Receipt], None] | None = None,
+        slot: Slot | None = None,
     ) -> OrchestratorResponse: ...
 
     async def quote(self, request: RequestConfig) -> Quote: ...
@@ -192,6 +199,7 @@ class Answerer:
         ledger: Where the engine counts what runs use up; needed with a cap.
         keeps_receipts: Whether outcomes hold the receipts of their runs.
         asks_again: Whether an answer is asked for once more that is not the JSON that was wanted.
+        journals: Where rows of several calls write them down; None for nowhere.
         stopping: Is set when nothing more is to be asked.
         clock: Where the time comes from.
     """
@@ -206,6 +214,7 @@ class Answerer:
         ledger: Ledger | None = None,
         keeps_receipts: bool = False,
         asks_again: bool = True,
+        journals: RowJournals | None = None,
         clock: Clock | None = None,
     ) -> None:
         self._engine = engine
@@ -214,6 +223,8 @@ class Answerer:
         self._ledger = ledger
         self._keeps_receipts = keeps_receipts
         self._asks_again = asks_again
+        self._journals = journals
+        self._written: dict[int, RowJournal] = {}  # of rows that wait for their outcome to be
         self._stopping = stopping
         self._clock = clock or SystemClock()
         self._known_reader: tuple[dict[str, object], AnswerReader] | None = None
@@ -225,13 +236,16 @@ class Answerer:
             NotAsked: a limit leaves no room for it, or the batch ends; nothing has come of it.
             UnknownPrice: money is limited, and nobody knows what a model costs.
             LedgerError: spending cannot be counted.
+            JournalError: paid calls cannot be written down.
         """
         question = self._question(row)
         if isinstance(question, Failure):
             return _unasked(row, question, self._clock.now().timestamp())
         receipts: list[Receipt] = []
+        journal = None if self._journals is None else self._journals.of(row)
+        before = () if journal is None else await journal.taken_up(self._clock)
         try:
-            outcome = await self._read_answer(row, question.request, receipts)
+            outcome = await self._read_answer(row, question.request, receipts, journal)
         except (NotAsked, *FATAL):
             raise
         except BudgetExceeded as refusal:
@@ -240,13 +254,25 @@ class Answerer:
             outcome = failed(row, refusal)
         except Exception as error:  # noqa: BLE001 - one row's bug must not end the others
             outcome = failed(row, error)
+        if journal is not None and journal.is_there:
+            self._written[row.position] = journal
         return replace(
             outcome,
             at_s=self._clock.now().timestamp(),
             model=question.request.model or "",
             ignored=dict(question.ignored),
-            **self._told_of(receipts),
+            **self._told_of(receipts, before),
         )
+
+    def forget(self, row: Row) -> None:
+        """A row's outcome is written down: nobody goes on with its runs any more.
+
+        Raises:
+            JournalError: what they wrote down cannot be removed.
+        """
+        journal = self._written.pop(row.position, None)
+        if journal is not None:
+            journal.remove()
 
     def _question(self, row: Row) -> Question | Failure:
         try:
@@ -255,18 +281,24 @@ class Answerer:
             return _failure(error)
 
     async def _read_answer(
-        self, row: Row, request: RequestConfig, receipts: list[Receipt]
+        self,
+        row: Row,
+        request: RequestConfig,
+        receipts: list[Receipt],
+        journal: RowJournal | None,
     ) -> Outcome:
         """The answer, asked for once more where it is not the JSON that was wanted."""
         reader = self._reader(request)
-        response = await self._patiently(request, receipts)
+        slot = None if journal is None else journal.question
+        response = await self._patiently(request, receipts, slot)
         if reader is None or response.tool_calls:
             return _answered(row, response, Parsed())
         parsed = reader.read(response.content)
         if parsed.problem and self._asks_again:
             once_more = asked_again(request, response.content, parsed.problem)
             with suppress(NotAsked):  # then the first answer, which is paid for, is what there is
-                response = await self._patiently(once_more, receipts)
+                slot = None if journal is None else journal.again
+                response = await self._patiently(once_more, receipts, slot)
                 parsed = reader.read(response.content)
         return _answered(row, response, parsed)
 
@@ -288,14 +320,17 @@ class Answerer:
         """How many calls are under way, by deployment."""
         return self._engine.calls_in_flight()
 
-    def _told_of(self, receipts: list[Receipt]) -> dict[str, Any]:
-        """What the receipts of a row's runs say: one, unless models were left alone at first."""
+    def _told_of(self, receipts: list[Receipt], before: tuple[PaidCall, ...]) -> dict[str, Any]:
+        """What the receipts of a row's runs say: one, unless models were left alone at first.
+
+        And what was paid `before` its process was killed.
+        """
         if not receipts:
-            return {}
+            return {"use": use_of((), before)}
         told: dict[str, Any] = {
             "run_id": receipts[-1].run_id,
             "elapsed_s": sum(receipt.elapsed_s for receipt in receipts),
-            "use": _use(receipts),
+            "use": use_of(receipts, before),
             "agreement": agreement_of(receipts[-1]),
         }
         if self._keeps_receipts:
@@ -303,17 +338,17 @@ class Answerer:
         return told
 
     async def _patiently(
-        self, request: RequestConfig, receipts: list[Receipt]
+        self, request: RequestConfig, receipts: list[Receipt], slot: Slot | None
     ) -> OrchestratorResponse:
         """Wait for models that are left alone for a while, instead of failing row after row."""
         for _ in range(BUSY_TRIES):
             try:
-                return await self._within_cap(request, receipts)
+                return await self._within_cap(request, receipts, slot)
             except (DeploymentBusy, NoDeploymentLeft) as error:
                 if error.retry_after_s is None:
                     raise
                 await self._wait(min(max(error.retry_after_s, OTHERS_S), BUSY_S))
-        return await self._within_cap(request, receipts)
+        return await self._within_cap(request, receipts, slot)
 
     async def _wait(self, delay_s: float) -> None:
         bell = asyncio.ensure_future(self._stopping.wait())
@@ -325,10 +360,10 @@ class Answerer:
             raise NotAsked
 
     async def _within_cap(
-        self, request: RequestConfig, receipts: list[Receipt]
+        self, request: RequestConfig, receipts: list[Receipt], slot: Slot | None
     ) -> OrchestratorResponse:
         if self._cap is None:
-            return await self._run(request, receipts)
+            return await self._run(request, receipts, slot)
         quote = await self._engine.quote(request)
         needed = quote.full.amount.money_nanousd
         if quote.unknown_prices:
@@ -339,27 +374,46 @@ class Answerer:
                 f"models.{quote.unknown_prices[0]}"
             )
         if not needed:
-            return await self._run(request, receipts)
-        return await self._held(request, needed, self._cap, receipts)
+            return await self._run(request, receipts, slot)
+        return await self._held(request, needed, self._cap, receipts, slot)
 
     async def _held(
-        self, request: RequestConfig, needed_nanousd: int, cap: Purse, receipts: list[Receipt]
+        self,
+        request: RequestConfig,
+        needed_nanousd: int,
+        cap: Purse,
+        receipts: list[Receipt],
+        slot: Slot | None,
     ) -> OrchestratorResponse:
-        """Run it with what is held for it as its limit; what it did not need goes back."""
-        limited = request.model_copy(update={"max_cost_usd": Decimal(needed_nanousd) / NANO})
+        """Run it with what is held for it as its limit; what it did not need goes back.
+
+        What the run had spent before it was gone on with is counted already.
+        """
+        counted = await self._counted(slot)
+        limit = Decimal(needed_nanousd + counted) / NANO
+        limited = request.model_copy(update={"max_cost_usd": limit})
         held = await cap.hold(needed_nanousd)
         spent, before = needed_nanousd, len(receipts)  # of one broken off nobody knows better
         try:
             try:
-                return await self._run(limited, receipts)
+                return await self._run(limited, receipts, slot)
             finally:
                 if len(receipts) > before:
-                    spent = await self._spent_in(receipts[-1].run_id)
+                    spent = await self._spent_in(receipts[-1].run_id) - counted
         finally:
             await asyncio.shield(cap.settle(held, spent))
 
-    async def _run(self, request: RequestConfig, receipts: list[Receipt]) -> OrchestratorResponse:
-        response = await self._engine.execute_request(request, failed=receipts.append)
+    async def _counted(self, slot: Slot | None) -> int:
+        """What the run in a slot is known to have cost so far."""
+        record = None if slot is None else slot.read()
+        if record is None:
+            return 0
+        return max(await self._spent_in(record.opening.run_id), record.paid.money_nanousd)
+
+    async def _run(
+        self, request: RequestConfig, receipts: list[Receipt], slot: Slot | None
+    ) -> OrchestratorResponse:
+        response = await self._engine.execute_request(request, failed=receipts.append, slot=slot)
         receipts.append(response.receipt)
         return response
 
@@ -402,6 +456,7 @@ async def answerer(
             cap=cap,
             ledger=ledger,
             keeps_receipts=plan.keeps_receipts,
+            journals=RowJournals(plan.folder, plan.heading.config),
             clock=clock,
         )
 
@@ -492,11 +547,22 @@ def _answered(row: Row, response: OrchestratorResponse, parsed: Parsed) -> Outco
     )
 
 
-def _use(receipts: list[Receipt]) -> tuple[ModelUse, ...]:
-    """What each deployment did, in the order in which they were first called."""
-    found: dict[str, ModelUse] = {}
+def use_of(receipts: Sequence[Receipt], paid: Sequence[PaidCall]) -> tuple[ModelUse, ...]:
+    """What each deployment did, in the order in which they were first called.
+
+    Args:
+        receipts: What was done now. Calls that they found in a journal are not counted there.
+        paid: The calls that were in the journals before.
+    """
+    found = _use_before(paid)
     for receipt in receipts:
-        for made in (made for stage in receipt.stages for made in stage.attempts if made.is_paid):
+        made_now = (
+            made
+            for stage in receipt.stages
+            for made in stage.attempts
+            if made.is_paid and made.source != "journal"
+        )
+        for made in made_now:
             before = found.get(made.deployment) or ModelUse(deployment=made.deployment)
             found[made.deployment] = ModelUse(
                 deployment=made.deployment,
@@ -508,3 +574,19 @@ def _use(receipts: list[Receipt]) -> tuple[ModelUse, ...]:
                 elapsed_s=before.elapsed_s + made.elapsed_s,
             )
     return tuple(found.values())
+
+
+def _use_before(paid: Sequence[PaidCall]) -> dict[str, ModelUse]:
+    """What each deployment did in earlier lives of a row; how long it took is not known."""
+    found: dict[str, ModelUse] = {}
+    for call in paid:
+        before = found.get(call.deployment) or ModelUse(deployment=call.deployment)
+        usage = call.completion.usage
+        found[call.deployment] = replace(
+            before,
+            calls=before.calls + 1,
+            prompt_tokens=before.prompt_tokens + usage.prompt_tokens,
+            completion_tokens=before.completion_tokens + usage.completion_tokens,
+            cost_nanousd=before.cost_nanousd + (call.cost_nanousd or 0),
+        )
+    return found

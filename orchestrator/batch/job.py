@@ -17,6 +17,7 @@ import orjson
 
 from orchestrator.batch.answering import Ask, Plan, answerer
 from orchestrator.batch.finished import read_mark, state_of, states_of
+from orchestrator.batch.journals import RowJournals
 from orchestrator.batch.outcome import Outcome
 from orchestrator.batch.parts import Heading, Index, Part, PartsFolder, Scanned, read_part
 from orchestrator.batch.processes import crew
@@ -196,6 +197,7 @@ class Run:
         """
         order = self.order
         rows, workers = _divided(order)
+        self._journals(heading).tidy(self.scanned.index)
         number = self.folder.next_number()
         part = Part(self.folder.part(number), heading, gives_way=gives_way)
         tally = Tally(total=order.total, spent_nanousd=self.spent_nanousd)
@@ -236,7 +238,7 @@ class Run:
         self, heading: Heading, part: Part, workers: int, tally: Tally
     ) -> AsyncIterator[Keeper]:
         plan = self.plan(heading)
-        spent = self.spent_nanousd
+        spent = self.spent_nanousd + self._journals(heading).left_nanousd()
         if self.order.in_provider_batches:
             async with provider_keeper(
                 plan,
@@ -260,6 +262,9 @@ class Run:
     def spent_nanousd(self) -> int:
         """What it has cost before, paid for nothing included."""
         return self.scanned.cost_nanousd + self.unused_nanousd
+
+    def _journals(self, heading: Heading) -> RowJournals:
+        return RowJournals(self.folder.path, heading.config)
 
     def _tell_provider(self, what: Callable[[ProviderKeeper], None]) -> None:
         if self._provider is not None:  # once the rows that were begun last have come to it
@@ -317,6 +322,7 @@ class Run:
             "stamp": order.stamp,
             "watched": states_of(order.watched),
         }
+        RowJournals(self.folder.path, order.config_digest).clear()
         _write_mark(self.folder.mark, orjson.dumps(mark))
 
 
@@ -347,6 +353,7 @@ def run_batch(
                 asyncio.run(give_up(left, order.config))
             folder.clear()
             journal.clear()
+            RowJournals(folder.path, order.config_digest).clear()
         finished = _finished(order)
         if finished is not None:
             return Result(tally=finished, was_finished=True)

@@ -17,7 +17,8 @@ from multiprocessing.context import SpawnProcess
 from typing import Literal, NamedTuple
 
 from adapters.config import ModelConfig, RatesConfig
-from orchestrator.batch.answering import NotAsked, Plan, answerer, failed
+from orchestrator.batch.answering import NotAsked, Plan, answerer, failed, use_of
+from orchestrator.batch.journals import RowJournals
 from orchestrator.batch.parts import Part, part_path, read_part
 from orchestrator.batch.rows import Row
 from orchestrator.batch.work import Kept, LocalKeeper, added_up, strictest
@@ -104,6 +105,7 @@ class Crew:
     def __init__(self, plan: Plan, part: Part, stopping: asyncio.Event) -> None:
         self._plan = plan
         self._part = part
+        self._journals = RowJournals(plan.folder, plan.heading.config)
         self._stopping = stopping
         self._number = part.number
         self._loop = asyncio.get_running_loop()
@@ -137,8 +139,7 @@ class Crew:
             except WorkerDied as died:
                 self._deaths[row.position] = deaths + 1
                 if deaths + 1 >= DEATHS:
-                    outcome = failed(row, died)
-                    return Kept(self._part.append(outcome), "failed", 0)
+                    return self.given_up(row, died)
 
     async def _dealt(self, row: Row) -> Kept:
         if self._stopping.is_set():
@@ -159,6 +160,14 @@ class Crew:
         finally:
             self._waiting.pop(row.position, None)
             worker.rows.pop(row.position, None)
+
+    def given_up(self, row: Row, died: WorkerDied) -> Kept:
+        """Write down that a row has no answer, and what it has cost all the same."""
+        journal = self._journals.of(row)
+        outcome = replace(failed(row, died), use=use_of((), journal.paid()))
+        kept = Kept(self._part.append(outcome), outcome.status, outcome.cost_nanousd)
+        journal.remove()
+        return kept
 
     def breakers(self) -> dict[str, str]:
         return strictest(one.calls.breakers for one in self._workers)

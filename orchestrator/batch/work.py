@@ -54,7 +54,9 @@ class LocalKeeper:
 
     async def __call__(self, row: Row) -> Kept:
         outcome = await self._answer(row)
-        return Kept(self._part.append(outcome), outcome.status, outcome.cost_nanousd)
+        kept = Kept(self._part.append(outcome), outcome.status, outcome.cost_nanousd)
+        self._answer.forget(row)
+        return kept
 
     def breakers(self) -> dict[str, str]:
         return self._answer.breakers()
