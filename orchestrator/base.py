@@ -484,6 +484,8 @@ class BaseOrchestrator:
         journal = self._journal.resume(run_id)
         try:
             run = self._resumed(journal, journal.opening.request, is_live=True)
+            if journal.opening.config_hash != self._hash():
+                run.notes = ("resumed with another configuration than it began with",)
             async with aclosing(self._events(run)) as events:
                 async for event in events:
                     yield event
@@ -495,8 +497,6 @@ class BaseOrchestrator:
         opening = journal.opening
         run = self._begin(request, is_live=is_live, opening=replace(opening, request=request))
         run.journal = journal
-        if opening.config_hash != self._hash():
-            run.notes = ("resumed with another configuration than it began with",)
         if opening.plan is not None:
             run.follow(opening.plan, opening.shrunk)
         return run

@@ -235,7 +235,7 @@ class Spread:
         self.seen = bytearray(b"\1") * division.index.rows
         self.tally.total = division.index.rows
         if order.max_cost_nanousd is not None:
-            spent = self._start.scanned.cost_nanousd
+            spent = self._start.scanned.cost_nanousd + self._start.left_nanousd
             async with answerer(self._start.plan(heading), self._stop.event, spent_nanousd=spent):
                 pass  # the ledger is made, and told, before several would
         share = replace(

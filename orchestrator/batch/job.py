@@ -143,6 +143,8 @@ class Run:
         folder: Where the parts are.
         watcher: Who is told how it goes.
         scanned: What was there already.
+        unused_nanousd: What was paid for nothing.
+        left_nanousd: What was paid for rows that have no outcome; theirs will tell it.
         stop: Says when nothing more is to be asked.
     """
 
@@ -151,6 +153,7 @@ class Run:
     watcher: Watcher
     scanned: Scanned
     unused_nanousd: int = 0
+    left_nanousd: int = 0
     stop: Stop = field(default_factory=Stop)
     _provider: ProviderKeeper | None = None
 
@@ -197,7 +200,6 @@ class Run:
         """
         order = self.order
         rows, workers = _divided(order)
-        self._journals(heading).tidy(self.scanned.index)
         number = self.folder.next_number()
         part = Part(self.folder.part(number), heading, gives_way=gives_way)
         tally = Tally(total=order.total, spent_nanousd=self.spent_nanousd)
@@ -238,7 +240,7 @@ class Run:
         self, heading: Heading, part: Part, workers: int, tally: Tally
     ) -> AsyncIterator[Keeper]:
         plan = self.plan(heading)
-        spent = self.spent_nanousd + self._journals(heading).left_nanousd()
+        spent = self.spent_nanousd + self.left_nanousd
         if self.order.in_provider_batches:
             async with provider_keeper(
                 plan,
@@ -262,9 +264,6 @@ class Run:
     def spent_nanousd(self) -> int:
         """What it has cost before, paid for nothing included."""
         return self.scanned.cost_nanousd + self.unused_nanousd
-
-    def _journals(self, heading: Heading) -> RowJournals:
-        return RowJournals(self.folder.path, heading.config)
 
     def _tell_provider(self, what: Callable[[ProviderKeeper], None]) -> None:
         if self._provider is not None:  # once the rows that were begun last have come to it
@@ -346,18 +345,19 @@ def run_batch(
     """
     folder = PartsFolder(order.output)
     with folder.lock():
-        journal = Journal(folder.path)
+        journal, rows = Journal(folder.path), RowJournals(folder.path, order.config_digest)
         _need_the_same_way(order, journal)
         if order.is_fresh:
             if left := journal.read().batches:
                 asyncio.run(give_up(left, order.config))
             folder.clear()
             journal.clear()
-            RowJournals(folder.path, order.config_digest).clear()
+            rows.clear()
         finished = _finished(order)
         if finished is not None:
             return Result(tally=finished, was_finished=True)
         scanned = folder.scan(order.config_digest)
+        rows.tidy(scanned.index)
         before = scanned.heading
         watcher.found(
             scanned,
@@ -365,7 +365,7 @@ def run_batch(
             source_changed=before is not None and before.source != order.source,
         )
         unused_nanousd = journal.read().unused_nanousd
-        run = Run(order, folder, watcher, scanned, unused_nanousd)
+        run = Run(order, folder, watcher, scanned, unused_nanousd, rows.left_nanousd())
         return asyncio.run(_start(run, elsewhere))
 
 

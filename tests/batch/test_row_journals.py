@@ -341,3 +341,25 @@ def test_who_begins_anew_meets_nothing_old(tmp_path: Path, is_fresh: bool) -> No
         run_batch(replace(told, rows=unreadable, is_fresh=is_fresh), Watching())
 
     assert path.exists() is not is_fresh
+
+
+def test_what_is_no_journal_of_a_row_stays(tmp_path: Path) -> None:
+    """Somebody else has put it there."""
+    path = opened(tmp_path, ROW, began=datetime.now(UTC))
+    other = path.with_name("a note!.jsonl")
+    other.touch()
+
+    RowJournals(tmp_path, "config").clear()
+
+    assert [path.exists(), other.exists()] == [False, True]
+
+
+def test_a_journal_that_cannot_be_removed_is_named(tmp_path: Path) -> None:
+    """It would be met again by a row that has been paid for."""
+    slot = RowJournals(tmp_path, "config").of(ROW).question
+    slot.path.mkdir(parents=True)
+
+    with pytest.raises(JournalError, match=r"rows/7-.* cannot be removed"):
+        slot.remove()
+    with pytest.raises(JournalError, match="cannot be removed"):
+        slot.resume()
