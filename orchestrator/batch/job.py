@@ -29,6 +29,9 @@ from orchestrator.clock import SystemClock, new_nonce
 from orchestrator.config import OrchestratorConfig
 from orchestrator.errors import BatchError
 
+# Signals that come so close together are one: `timeout` and some shells send each of theirs twice,
+# to the process and to its group.
+ONE_PRESS_S = 0.1
 SMALL = 500  # rows that are not worth the start of several processes
 
 
@@ -298,12 +301,15 @@ class Run:
             stopping.cancel()
 
     def _interrupted(self) -> Callable[[], None]:
-        task, presses = asyncio.current_task(), []
+        task, clock = asyncio.current_task(), SystemClock()
+        first_s: float | None = None
 
         def hear() -> None:
-            presses.append(1)
-            self.stop("interrupted")
-            if len(presses) > 1 and task is not None:
+            nonlocal first_s
+            if first_s is None:
+                first_s = clock.monotonic()
+                self.stop("interrupted")
+            elif clock.monotonic() - first_s >= ONE_PRESS_S and task is not None:
                 task.cancel()
 
         return hear

@@ -246,14 +246,35 @@ def test_an_interrupted_batch_finishes_what_is_under_way(
     assert len(answers(output)) == 60
 
 
-def test_an_impatient_one_ends_at_once(elsewhere: Simulator, output: Path, tmp_path: Path) -> None:
+def test_an_impatient_one_ends_at_once(
+    elsewhere: Simulator, output: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Ctrl-C twice: what is under way is broken off."""
+    monkeypatch.setattr(job, "ONE_PRESS_S", 0)
     endless = configured(elsewhere, {"alpha": ("60000ms",)})
     rows = write_rows(tmp_path / "rows.jsonl", numbered(4))
 
     cut = run(order(endless, rows, output), Interrupting(0, presses=2))
 
     assert (cut.why, cut.tally.done) == ("interrupted", 0)
+
+
+def test_a_signal_that_comes_twice_at_once_is_one(
+    elsewhere: Simulator,
+    config: OrchestratorConfig,
+    output: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """As `timeout` sends it, to the process and to its group: what is under way still ends."""
+    monkeypatch.setattr(job, "ONE_PRESS_S", 3600)
+    slow = configured(elsewhere, {"alpha": ("60ms",)})
+    rows, before = write_rows(tmp_path / "rows.jsonl", numbered(30)), elsewhere.requests.total
+
+    cut = run(order(slow, rows, output, concurrency=4), Interrupting(1, presses=2))
+
+    assert (cut.why, cut.tally.failed) == ("interrupted", 0)
+    assert elsewhere.requests.total - before == len(written(output)) < 30
 
 
 def test_a_batch_ends_when_its_time_is_over(
