@@ -28,7 +28,7 @@ def atomically(path: Path, *, replace: bool = False) -> Iterator[BinaryIO]:
     Raises:
         OutputError: something is in its place that is not to be replaced, or it cannot be written.
     """
-    _need_place(path, replace=replace)
+    need_place(path, replace=replace)
     draft = path.with_name(f".{secrets.token_hex(8)}.draft")
     flags = os.O_CREAT | os.O_EXCL | os.O_WRONLY | getattr(os, "O_NOFOLLOW", 0)
     try:
@@ -47,7 +47,16 @@ def atomically(path: Path, *, replace: bool = False) -> Iterator[BinaryIO]:
         ) from error
 
 
-def _need_place(path: Path, *, replace: bool) -> None:
+def need_place(path: Path, *, replace: bool) -> None:
+    """Refuse a place where no file of ours can be, for who wants to know before there is one.
+
+    Args:
+        path: Where one is to be.
+        replace: Whether it may take the place of a file of ours.
+
+    Raises:
+        OutputError: there is no such folder, or something is there that is not to be replaced.
+    """
     try:
         there = path.lstat()
     except FileNotFoundError:

@@ -5,6 +5,7 @@ What runs it is loaded only where there is something to do.
 
 import hashlib
 import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +33,13 @@ stopped it, and asks nothing twice.
 Exit code 0: every row has an answer. 1: some rows failed (--retry-failed asks them again).
 2: usage or configuration. 3: a limit of money or time is reached. 130: interrupted.
 """
+
+
+def _time_value(ctx: click.Context, param: click.Parameter, limit_s: float | None) -> float | None:
+    """Seconds; no range keeps out what is no number."""
+    if limit_s is not None and math.isnan(limit_s):
+        raise click.BadParameter("'nan' is no number of seconds above 0, such as 600")
+    return limit_s
 
 
 @click.command(epilog=EPILOG)
@@ -92,6 +100,7 @@ Exit code 0: every row has an answer. 1: some rows failed (--retry-failed asks t
     "--max-time",
     "max_time_s",
     type=click.FloatRange(min=0, min_open=True),
+    callback=_time_value,
     metavar="SECONDS",
     help="Ask nothing more after that; what is under way is still answered.",
 )

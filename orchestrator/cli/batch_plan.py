@@ -43,8 +43,11 @@ def foretell(order: Order, *, as_json: bool) -> None:
     for one in looked[:SHOWN]:
         click.echo(f"Line {one.line}: {_shown(one)}")
     quotes = [one.quote for one in looked if one.quote is not None]
-    for problem in [f"line {one.line}: {one.problem}" for one in looked if one.problem][:SHOWN]:
+    problems = [f"line {one.line}: {one.problem}" for one in looked if one.problem]
+    for problem in problems[:SHOWN]:
         warn(problem)
+    if len(problems) > SHOWN:
+        warn(f"{count(len(problems) - SHOWN, 'row')} more of the first {len(looked)} ask nothing")
     rows = len(looked) if order.total is None else order.total
     if order.total is None and len(looked) == QUOTED:
         warn(f"nobody knows how many rows there are; these are figures of the first {QUOTED}")
@@ -68,7 +71,8 @@ async def _look(order: Order) -> list[Looked]:
                 continue
             question = order.ask(row)
             if isinstance(question, Failure):
-                looked.append(Looked(line=row.line, problem=question.message))
+                problem = question.message.removeprefix(f"Line {row.line}: ")
+                looked.append(Looked(line=row.line, problem=problem))
                 continue
             quote = await engine.quote(question.request)
             looked.append(Looked(line=row.line, request=question.request, quote=quote))

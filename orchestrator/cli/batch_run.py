@@ -17,7 +17,7 @@ from rich.console import Console
 from orchestrator.amounts import nanousd, usd
 from orchestrator.batch.asking import Options, config_digest, question_of
 from orchestrator.batch.deferring import batched, unfit
-from orchestrator.batch.files import OutputError
+from orchestrator.batch.files import OutputError, need_place
 from orchestrator.batch.job import Order, Result, run_batch, source_identity
 from orchestrator.batch.outcome import Outcome
 from orchestrator.batch.parts import PartsFolder
@@ -45,6 +45,7 @@ from orchestrator.config import (
     packaged_configs,
     with_state,
 )
+from orchestrator.errors import PatternError
 from orchestrator.garbage import collect_seldom
 from orchestrator.patterns import Pattern
 from orchestrator.simulator import Simulator, simulated
@@ -178,6 +179,8 @@ def _check(source: Source, given: Mapping[str, Any]) -> None:
         raise click.UsageError("--workers ask rows themselves; leave it out with --provider-batch")
     if source.path is not None and not source.path.exists():
         raise click.UsageError(f"there is no file {source.path}")
+    if source.path is not None and source.path.is_dir():
+        raise click.UsageError(f"{source.path} is a folder; name a file in it")
     if source.path is not None and output.exists() and output.samefile(source.path):
         raise click.UsageError("INPUT and --output are the same file; choose another output")
     if not output.parent.is_dir():
@@ -187,6 +190,25 @@ def _check(source: Source, given: Mapping[str, Any]) -> None:
             f"{output} exists, and no batch has written it: there is no {output.name}.parts. "
             "Choose another output, or replace it with --force"
         )
+    need_place(output, replace=True)
+    _check_report(source, given)
+
+
+def _check_report(source: Source, given: Mapping[str, Any]) -> None:
+    """Refuse a page that could not be written in the end, or would take the place of an input."""
+    report: Path | None = given["report_path"]
+    if report is None:
+        return
+    if report.suffix.lower() not in {".html", ".htm"}:
+        raise click.UsageError(f"--report draws a page of HTML; let {report} end in .html")
+    read = [source.path, given["schema_path"], given["config_path"]]
+    if any(path is not None and _is_same(report, Path(path)) for path in read):
+        raise click.UsageError(f"--report: {report} is read for this batch; choose another file")
+    need_place(report, replace=True)
+
+
+def _is_same(one: Path, other: Path) -> bool:
+    return one.exists() and other.exists() and one.samefile(other)
 
 
 def _options(given: Mapping[str, Any], setting: Setting) -> Options:
@@ -212,7 +234,10 @@ def _options(given: Mapping[str, Any], setting: Setting) -> Options:
         for line in () if setting.simulated else fitted.notes:
             note(line)
     names = frozenset(naming.askable_names(setting.config))
-    return Options(request=request, template=given["template"] or "", names=names)
+    try:
+        return Options(request=request, template=given["template"] or "", names=names)
+    except PatternError as error:
+        raise Misuse(f"--template cannot be used: {error}") from error
 
 
 def _order(
@@ -279,12 +304,17 @@ def _total(source: Source, given: Mapping[str, Any]) -> int | None:
     """How many rows there are, where lines can be counted; empty ones are found out later."""
     counts: list[int] = [given[name] for name in ("limit", "sample") if given[name] is not None]
     if source.path is not None and source.form in {"jsonl", "text"} and not source.packing:
-        with source.path.open("rb") as lines:
-            counts.append(
-                sum(piece.count(b"\n") for piece in iter(partial(lines.read, 2**20), b""))
-            )
-        return min(counts)
+        return min([*counts, _lines(source.path)])
     return None
+
+
+def _lines(path: Path) -> int:
+    """How many lines a file has; a last one may have no end."""
+    count, piece = 0, b"\n"
+    with path.open("rb") as file:
+        for piece in iter(partial(file.read, 2**20), b""):
+            count += piece.count(b"\n")
+    return count + (not piece.endswith(b"\n"))
 
 
 @contextmanager

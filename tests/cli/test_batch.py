@@ -180,6 +180,27 @@ def test_a_dry_run_asks_nobody(batch: Call, elsewhere: Simulator, tmp_path: Path
     assert not (tmp_path / "out.jsonl.parts").exists()
 
 
+def test_a_dry_run_says_once_what_is_wrong_with_a_row(batch: Call) -> None:
+    """Where it is, and how many more there are."""
+    result = batch("--dry-run", "--template", "{{ text }}")
+    told = json.loads(batch("--dry-run", "--json", "--template", "{{ text }}").stdout)
+
+    assert "Line 1: not asked: a template failed" in result.stdout
+    assert "line 1: a template failed" in result.stderr
+    assert "3 rows more of the first 6 ask nothing" in result.stderr
+    assert told["problems"][5]["problem"].startswith("a template failed")
+
+
+def test_a_last_line_without_an_end_is_counted(batch: Call, tmp_path: Path) -> None:
+    """It is a row, and one is told beforehand how many there are."""
+    rows = tmp_path / "rows.jsonl"
+    rows.write_text(rows.read_text().rstrip("\n"))
+
+    told = json.loads(batch("--dry-run", "--json").stdout)
+
+    assert told["rows"] == 6
+
+
 def test_a_template_a_report_and_progress_for_programs(batch: Call, tmp_path: Path) -> None:
     """All of what the options promise in one run."""
     result = batch(
@@ -208,6 +229,15 @@ def test_a_template_a_report_and_progress_for_programs(batch: Call, tmp_path: Pa
         (["--concurrency", "0"], "--concurrency"),
         (["-m", "gtp"], "did you mean 'gpt'"),
         (["--schema", "{folder}/schema.json"], "The schema is no JSON Schema"),
+        (["--report", "{folder}/nowhere/r.html"], "there is no such folder"),
+        (["--report", "{folder}/rows.jsonl"], "let {folder}/rows.jsonl end in .html"),
+        (["--report", "{folder}/out.jsonl"], "let {folder}/out.jsonl end in .html"),
+        (["--report", "{folder}/same.html"], "is read for this batch"),
+        (["--report", "{folder}/link.html"], "is a link, and is left alone"),
+        (["-o", "{folder}/link.html", "--force"], "nothing says what"),
+        (["-o", "{folder}/link.jsonl"], "is a link, and is left alone"),
+        (["--max-time", "nan"], "'nan' is no number of seconds"),
+        (["--template", "{{{{ prompt"], "--template cannot be used: the template, line 1"),
     ],
 )
 def test_what_cannot_be_done_is_refused_before_anything_is_asked(
@@ -215,13 +245,17 @@ def test_what_cannot_be_done_is_refused_before_anything_is_asked(
 ) -> None:
     """Exit code 2, with what to do about it."""
     (tmp_path / "schema.json").write_text('{"type": "nothing"}')
+    (tmp_path / "same.html").hardlink_to(tmp_path / "rows.jsonl")
+    for name in ("link.html", "link.jsonl"):
+        (tmp_path / name).symlink_to("elsewhere")
     before = elsewhere.requests.total
 
     result = batch(*(word.format(folder=tmp_path) for word in words))
 
     assert result.exit_code == 2
-    assert said in " ".join(result.stderr.split())
+    assert said.format(folder=tmp_path) in " ".join(result.stderr.split())
     assert elsewhere.requests.total == before
+    assert len((tmp_path / "rows.jsonl").read_text().splitlines()) == 6
 
 
 def test_an_output_of_something_else_is_replaced_on_demand_only(
