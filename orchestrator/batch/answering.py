@@ -487,7 +487,7 @@ def unreadable(row: BadRow, at_s: float) -> Outcome:
         digest="",
         status="failed",
         at_s=at_s,
-        failure=Failure(kind="InvalidRow", message=row.problem, status=400),
+        failure=Failure(kind="InvalidRow", message=f"Line {row.line}: {row.problem}", status=400),
     )
 
 

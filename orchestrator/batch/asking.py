@@ -9,7 +9,7 @@ from typing import Any
 import orjson
 
 from orchestrator.batch.outcome import Failure
-from orchestrator.batch.rows import BadRow, Row
+from orchestrator.batch.rows import BadRow, Row, kind_of
 from orchestrator.config import OrchestratorConfig, RequestConfig, public_address
 from orchestrator.errors import PatternError
 from orchestrator.patterns import Pattern, check_syntax, render
@@ -113,7 +113,7 @@ def _columns(fields: Mapping[str, object]) -> str:
 
 def _prompted(prompt: object, options: Options, ignored: Mapping[str, str]) -> Question:
     if not isinstance(prompt, str):
-        raise Refused(f"its prompt is a {type(prompt).__name__}; write text")
+        raise Refused(f"its prompt is {kind_of(prompt)}; write text")
     if not prompt.strip():
         raise Refused("its prompt is empty")
     return Question(request=options.request.model_copy(update={"prompt": prompt}), ignored=ignored)
@@ -124,12 +124,13 @@ def _prompted(prompt: object, options: Options, ignored: Mapping[str, str]) -> Q
 
 def _from_line(line: Mapping[str, object], options: Options) -> Question:
     if line.get("url") != URL:
-        raise Refused(f"its url is not {URL}, and nothing else is asked in batches")
+        found = f"its url is {str(line['url'])[:64]!r}" if "url" in line else "it has no url"
+        raise Refused(f"{found}; a line of a batch has {URL!r}")
     if line.get("method", "POST") != "POST":
-        raise Refused("its method is not POST")
+        raise Refused(f"its method is {str(line['method'])[:16]!r}; a line of a batch has 'POST'")
     body = line["body"]
     if not isinstance(body, dict):
-        raise Refused("its body is no object")
+        raise Refused(f"its body is {kind_of(body)}; write an object, {{...}}")
     others = dict.fromkeys(line.keys() - _OF_A_LINE, "no field of a line of a batch")
     return _from_body(body, options, others)
 

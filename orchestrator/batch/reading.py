@@ -20,7 +20,7 @@ from typing import BinaryIO
 
 from orchestrator.batch import parquet
 from orchestrator.batch.records import Layout, Parse, Record, Start, Unreadable, layout_of
-from orchestrator.batch.rows import BadRow, Row
+from orchestrator.batch.rows import BadRow, Row, kind_of
 from orchestrator.batch.sources import (
     BROKEN,
     InputError,
@@ -91,6 +91,8 @@ def _scanned(source: Source, stdin: BinaryIO | None = None) -> Iterator[tuple[Re
             for record in records:
                 yield record, layout.parse
                 rows += 1
+        except InputError as error:
+            raise InputError(f"{source.name}: {error}") from None
         except BROKEN as error:
             before = f"; {rows:,} rows came before that"
             raise InputError(f"{broken(source, error)}{before}") from error
@@ -111,7 +113,7 @@ def _row_of(position: int, line: int, fields: dict[str, object]) -> Row | BadRow
     """A row; its name is no content, so that equal rows are equal whatever they are called."""
     name = fields.pop("custom_id", None)
     if name is not None and not isinstance(name, str):
-        problem = f"custom_id is a {type(name).__name__}; write text"
+        problem = f"its custom_id is {kind_of(name)}; write text"
         return BadRow(position=position, line=line, problem=problem)
     return Row(position=position, line=line, custom_id=name or "", fields=fields)
 

@@ -12,7 +12,7 @@ from typing import BinaryIO
 
 import orjson
 
-from orchestrator.batch.sources import Format, InputError
+from orchestrator.batch.sources import Format, InputError, Packing
 from orchestrator.wire.bounds import DEPTH, depth
 
 MOST_BYTES = 16 * 2**20  # of one row
@@ -20,6 +20,12 @@ _PIECE_BYTES = 2**16  # of what is read over
 
 _BOM = b"\xef\xbb\xbf"
 _OTHER_BOMS = (b"\xff\xfe", b"\xfe\xff")
+# How compressed files begin, and text never does.
+_MAGIC: Mapping[Packing, bytes] = {
+    "gz": b"\x1f\x8b",
+    "bz2": b"BZh91AY&SY",
+    "xz": b"\xfd7zXZ\x00",
+}
 
 DELIMITERS: Mapping[Format, str] = {"csv": ",", "tsv": "\t"}
 
@@ -133,7 +139,13 @@ def _physical(stream: BinaryIO, start: Start) -> Iterator[_Line]:
 
 def _without_bom(raw: bytes, start: Start) -> tuple[bytes, Start]:
     if raw.startswith(_OTHER_BOMS):
-        raise InputError("The input is UTF-16; save it as UTF-8")
+        raise InputError("it is UTF-16; save it as UTF-8")
+    for packing, magic in _MAGIC.items():
+        if raw.startswith(magic):
+            raise InputError(
+                f"it is compressed ({packing}), and nothing says so; let it end in .{packing}, or "
+                f"say it as in --format jsonl.{packing}"
+            )
     if not raw.startswith(_BOM):
         return raw, start
     return raw.removeprefix(_BOM), Start(len(_BOM), start.line)
@@ -217,17 +229,17 @@ def _opens(line: _Line, is_open: bool, delimiter: bytes) -> bool:
 
 def _columns(header: Record | None, delimiter: str) -> list[str]:
     if header is None:
-        raise InputError("The table is empty; its first row is to name the columns")
+        raise InputError("the table is empty; its first row is to name the columns")
     try:
         names = [name.strip() for name in _cells(header.raw, delimiter, header.problem)]
     except Unreadable as error:
-        raise InputError(f"The first row of the table, which names the columns: {error}") from None
+        raise InputError(f"the first row of the table, which names the columns: {error}") from None
     for place, name in enumerate(names, 1):
         if not name:
-            raise InputError(f"Column {place} of the table has no name in its first row")
+            raise InputError(f"column {place} of the table has no name in its first row")
     if len(set(names)) < len(names):
         twice = next(name for name in names if names.count(name) > 1)
-        raise InputError(f"Two columns of the table are called {twice[:64]!r}; rename one")
+        raise InputError(f"two columns of the table are called {twice[:64]!r}; rename one")
     return names
 
 

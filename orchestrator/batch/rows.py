@@ -6,6 +6,25 @@ from dataclasses import dataclass
 
 import orjson
 
+_KINDS: Mapping[type, str] = {
+    type(None): "null",
+    bool: "true or false",
+    int: "a number",
+    float: "a number",
+    str: "text",
+    list: "a list",
+    dict: "an object",
+}
+
+
+def kind_of(value: object) -> str:
+    """What a message calls a value where text was wanted, without its content.
+
+    >>> kind_of(None), kind_of(5)
+    ('null', 'a number')
+    """
+    return _KINDS.get(type(value), f"of type {type(value).__name__}")
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Row:

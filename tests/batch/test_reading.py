@@ -158,7 +158,7 @@ def test_broken_lines_are_told_by_number_and_the_others_are_read() -> None:
     problems = [row.problem for row in rows if isinstance(row, BadRow)]
     for problem, said in zip(
         problems, ["not JSON", "not an object", "not an object", "not UTF-8 at byte 8", "NUL",
-                   "custom_id is a int", "64 levels"], strict=True,
+                   "custom_id is a number", "64 levels"], strict=True,
     ):  # fmt: skip
         assert said in problem
 
@@ -180,6 +180,30 @@ def test_a_file_in_utf_16_is_refused_as_a_whole() -> None:
     """Every line of it would be broken."""
     with pytest.raises(InputError, match="UTF-16"):
         read("hi\n".encode("utf-16"), "text")
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        ("a\n".encode("utf-16"), "rows.csv: it is UTF-16"),
+        (b"", "rows.csv: the table is empty"),
+        (b"a,a\n", "rows.csv: two columns of the table are called 'a'"),
+        (gzip.compress(b"a\n1\n"), "rows.csv: it is compressed (gz), and nothing says so"),
+        (bz2.compress(b"a\n1\n"), "let it end in .bz2"),
+        (lzma.compress(b"a\n1\n"), "--format jsonl.xz"),
+    ],
+)
+def test_a_file_that_is_unreadable_as_a_whole_is_named(
+    content: bytes, said: str, tmp_path: Path
+) -> None:
+    """With what to do about it, and not once for each of what would be taken for its rows."""
+    path = tmp_path / "rows.csv"
+    path.write_bytes(content)
+
+    with pytest.raises(InputError) as refused:
+        list(open_rows(path))
+
+    assert said in str(refused.value)
 
 
 @pytest.mark.parametrize("packing", PACKERS)
@@ -251,7 +275,7 @@ def test_a_row_of_a_table_that_is_too_long_ends_where_its_quote_does() -> None:
     ("table", "said"),
     [
         (b"", "is empty"),
-        (b"a,,b\n", "Column 2 of the table has no name"),
+        (b"a,,b\n", "column 2 of the table has no name"),
         (b"a,b, a\n", "are called 'a'"),
         (b'"a\n1\n', "never closed"),
         (b"\xff\n", "not UTF-8"),
