@@ -76,7 +76,11 @@ def _in_order(source: Source, stdin: BinaryIO | None) -> Rows:
     if source.form == "parquet":
         assert source.path is not None, "source_of has said so"
         for position, fields in enumerate(parquet.read(source.path)):
-            yield _row_of(position, position + 1, fields)
+            line = position + 1
+            if isinstance(fields, Unreadable):
+                yield BadRow(position=position, line=line, problem=str(fields))
+            else:
+                yield _row_of(position, line, fields)
         return
     for position, (record, parse) in enumerate(_scanned(source, stdin)):
         yield _row(record, position, parse)

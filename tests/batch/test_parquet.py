@@ -8,7 +8,7 @@ import pytest
 
 from orchestrator.batch.outcome import Outcome
 from orchestrator.batch.reading import open_rows
-from orchestrator.batch.rows import Row
+from orchestrator.batch.rows import BadRow, Row
 from orchestrator.batch.sources import InputError
 from orchestrator.batch.writing import COLUMNS, write_outcomes
 
@@ -73,3 +73,23 @@ def test_what_is_no_parquet_is_said(tmp_path: Path, sample: int | None) -> None:
         path.write_bytes(content)
         with pytest.raises(InputError, match="cannot be read as Parquet"):
             next(open_rows(path, sample=sample))
+
+
+def test_a_value_that_cannot_be_held_breaks_its_row_alone(tmp_path: Path) -> None:
+    """With the column's name; a table with two columns of one name is refused."""
+    pa = pytest.importorskip("pyarrow", reason="the extra 'parquet' is not installed")
+    parquet = pytest.importorskip("pyarrow.parquet")
+    times = pa.array([0, 1, 10**18, None], pa.timestamp("ns"))
+    texts = pa.array([b"a", b"b", b"\xff", b"d"]).view(pa.string())
+    parquet.write_table(pa.table({"prompt": texts, "at": times}), tmp_path / "a.parquet")
+    same = pa.Table.from_arrays([texts, texts], names=["prompt", "prompt"])
+    parquet.write_table(same, tmp_path / "same.parquet")
+
+    rows = list(open_rows(tmp_path / "a.parquet"))
+
+    assert [row.position for row in rows] == [0, 1, 2, 3]
+    assert [type(row) for row in rows] == [Row, BadRow, BadRow, Row]
+    problems = [row.problem for row in rows if isinstance(row, BadRow)]
+    assert ["'at'" in problems[0], "'prompt'" in problems[1]] == [True, True]
+    with pytest.raises(InputError, match=r"same\.parquet: two columns are called 'prompt'"):
+        list(open_rows(tmp_path / "same.parquet"))
