@@ -6,7 +6,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
 from random import Random
@@ -199,7 +199,9 @@ def written(output: Path) -> int:
 
 
 MOMENTS = (at_a_request, at_a_submission, at_an_outcome)
-NANOUSD = 145_000  # a row: room for some of them at a time, so that there are several batches
+ROWS = 24
+# Room for some rows at a time, so that there are several batches.
+PROVIDER: Mapping[str, Any] = {"in_provider_batches": True, "max_cost_nanousd": 3_500_000}
 
 
 def capped(config: OrchestratorConfig) -> OrchestratorConfig:
@@ -214,25 +216,24 @@ def test_a_batch_of_a_provider_whose_client_is_killed_is_submitted_once(
     warm: Warm, tmp_path: Path, thorough: bool
 ) -> None:
     """Wherever that was between upload and the last row written down, and whatever was kept."""
-    kills, count = (100, 120) if thorough else (6, 24)
-    rng, rows = Random(7), write_rows(tmp_path / "rows.jsonl", numbered(count))
-    output, whole = tmp_path / "killed.jsonl", tmp_path / "whole.jsonl"
+    rows, whole = write_rows(tmp_path / "rows.jsonl", numbered(ROWS)), tmp_path / "whole.jsonl"
+    rng, rounds, deaths = Random(7), 20 if thorough else 1, 0
     with simulated_elsewhere() as simulator:
         config = capped(configured(simulator))
         told = run_batch(order(config, rows, whole, in_provider_batches=True), Watching())
-        simulator.batches.all.clear()
-        more = {"in_provider_batches": True, "max_cost_nanousd": count * NANOUSD}
-        deaths = 0
-        for _ in range(kills):
-            pid = warm.start(config, rows, output, **more)
-            deaths += killed_at(pid, rng.choice(MOMENTS)(simulator, output, rng))
+        for number in range(rounds):
+            output, more = tmp_path / f"{number}.jsonl", dict(PROVIDER)
+            simulator.batches.all.clear()
+            for _ in range(6):
+                pid = warm.start(config, rows, output, **more)
+                deaths += killed_at(pid, rng.choice(MOMENTS)(simulator, output, rng))
 
-        result = run_batch(order(config, rows, output, **more), Watching())
-        lines = [line["custom_id"] for batch in simulator.batches.all for line in batch.lines]
+            result = run_batch(order(config, rows, output, **more), Watching())
+            lines = [line["custom_id"] for batch in simulator.batches.all for line in batch.lines]
 
-    assert deaths >= kills // 2, "it was over before it was killed often enough"
-    assert len(lines) == len(set(lines)) == count, "rows were submitted twice, or never"
-    assert output.read_bytes() == whole.read_bytes()
-    assert result.tally.spent_nanousd == told.tally.spent_nanousd
-    assert Journal(PartsFolder(output).path).read().batches == ()
-    print(f"{deaths} kills, {len(simulator.batches.all)} batches, {count} rows")
+            assert len(lines) == len(set(lines)) == ROWS, "rows were submitted twice, or never"
+            assert output.read_bytes() == whole.read_bytes()
+            assert result.tally.spent_nanousd == told.tally.spent_nanousd
+            assert Journal(PartsFolder(output).path).read().batches == ()
+    assert deaths >= 3 * rounds, "it was over before it was killed often enough"
+    print(f"{deaths} kills")
