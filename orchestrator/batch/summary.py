@@ -8,7 +8,7 @@ from math import floor, log
 from typing import Any
 
 from orchestrator.amounts import NANO
-from orchestrator.batch.outcome import ModelUse, Outcome
+from orchestrator.batch.outcome import Failure, ModelUse, Outcome
 from orchestrator.responses import Receipt
 
 RATIO = 1.05  # of a bucket's bounds: what is told of it is at most 2.5 % off
@@ -121,6 +121,7 @@ class Summary:
         self.repeated = 0
         self.statuses: Counter[str] = Counter()
         self.errors: Counter[str] = Counter()
+        self.first_failure = ""  # in words, of the row that comes first
         self.ignored: Counter[str] = Counter()
         self.deployments: dict[str, DeploymentSum] = {}
         self.seconds = Spread(least=0.001)  # of the rows that were asked
@@ -137,6 +138,7 @@ class Summary:
         self.statuses[outcome.status] += 1
         if outcome.failure is not None:
             _count(self.errors, outcome.failure.kind)
+            self.first_failure = self.first_failure or _placed(outcome, outcome.failure)
         for name in outcome.ignored:
             _count(self.ignored, name)
         for use in outcome.use:
@@ -226,6 +228,12 @@ def _deployment_object(one: DeploymentSum) -> dict[str, Any]:
 
 def _count(counter: Counter[str], name: str) -> None:
     counter[name if name in counter or len(counter) < KINDS else OTHERS] += 1
+
+
+def _placed(outcome: Outcome, failure: Failure) -> str:
+    """What went wrong, and with which row."""
+    where = f"Line {outcome.line}"
+    return failure.message if failure.message.startswith(where) else f"{where}: {failure.message}"
 
 
 def _moment(at_s: float | None) -> str | None:
