@@ -452,7 +452,15 @@ def _finished(order: Order) -> Tally | None:
     if mark is None or not mark.get("is") == _identity(order) != "":
         return None
     tally = Tally(**mark["tally"])
-    return None if order.retries_failed and tally.all_failed else tally
+    if order.retries_failed and tally.all_failed:
+        return None
+    return Tally(
+        read=tally.read,
+        found=tally.done,
+        found_failed=tally.all_failed,
+        spent_nanousd=tally.spent_nanousd,
+        total=tally.total,
+    )
 
 
 def _write_mark(path: Path, content: bytes) -> None:

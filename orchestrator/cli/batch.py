@@ -11,7 +11,7 @@ from typing import Any
 
 import click
 
-from orchestrator.batch.finished import unchanged
+from orchestrator.batch.finished import folder_of, unchanged
 from orchestrator.cli import options
 from orchestrator.cli.text import count
 
@@ -163,8 +163,11 @@ def _nothing_to_do(tally: dict[str, Any], given: dict[str, Any]) -> int:
     rows = tally["found"] + tally["answered"] + tally["failed"]
     failed = tally["found_failed"] + tally["failed"]
     if given["as_json"]:
-        about = {"complete": True, "total": rows, "failed": failed, "answered": 0}
-        click.echo(json.dumps(about | {"output": str(given["output"]), "why": "", "message": ""}))
+        about = {"total": rows, "done": rows, "found": rows, "answered": 0, "failed": failed}
+        about["spent_nanousd"] = tally["spent_nanousd"]
+        where = {"output": str(given["output"]), "parts": str(folder_of(given["output"]))}
+        ended = {"complete": True, "why": "", "message": "", "elapsed_s": 0.0, "summary": None}
+        click.echo(json.dumps(about | where | ended))
     else:
         some = f", {failed:,} of them failed (--retry-failed asks them again)" if failed else ""
         told = f"{given['output']} has all {count(rows, 'row')}{some}; --fresh begins anew"

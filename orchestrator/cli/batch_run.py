@@ -37,7 +37,7 @@ from orchestrator.cli.failures import BUDGET, FAILED, INTERRUPTED, Misuse, refus
 from orchestrator.cli.notes import note, warn
 from orchestrator.cli.requesting import response_format_of
 from orchestrator.cli.setting import LATENCY_S, Setting, choose
-from orchestrator.cli.text import count, program, seconds
+from orchestrator.cli.text import count, one_line, program, seconds
 from orchestrator.config import (
     OrchestratorConfig,
     RequestConfig,
@@ -53,6 +53,7 @@ from orchestrator.simulator import Simulator, simulated
 if TYPE_CHECKING:
     from orchestrator.batch.cluster import Place
 
+WIDTH = 300  # of an error that is shown
 CODES: Mapping[str, int] = {"budget": BUDGET, "time": BUDGET, "interrupted": INTERRUPTED}
 
 
@@ -175,6 +176,10 @@ def _check(source: Source, given: Mapping[str, Any]) -> None:
         ) from error
     if given["model"] and given["panel"]:
         raise click.UsageError("give -m or --panel, not both")
+    if given["retry_failed"] and given["fresh"]:
+        raise click.UsageError(
+            "--retry-failed keeps what is answered and --fresh forgets it; give one of them"
+        )
     if given["in_provider_batches"] and given["workers"]:
         raise click.UsageError("--workers ask rows themselves; leave it out with --provider-batch")
     if source.path is not None and not source.path.exists():
@@ -374,6 +379,8 @@ def _report(
     elif result.is_complete:
         if summary.rows and sys.stderr.isatty():
             Console(stderr=True).print(shown(summary))
+        if summary.errors:
+            warn(_why_some_failed(summary))
         click.echo(_whole(result, order, elapsed_s), err=True)
     else:
         _tell_how_to_go_on(result, order)
@@ -407,6 +414,12 @@ def _whole(result: Result, order: Order, elapsed_s: float) -> str:
         str(order.output),
     )
     return " · ".join(part for part in parts if part)
+
+
+def _why_some_failed(summary: Summary) -> str:
+    """What there was of errors, and the first of them in words; the output has all of them."""
+    kinds = ", ".join(f"{kind} {times:,} times" for kind, times in summary.errors.most_common(3))
+    return f"{kinds}; the first: {one_line(summary.first_failure, WIDTH)}"
 
 
 def _failures(tally: Tally) -> str:

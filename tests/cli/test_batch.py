@@ -115,11 +115,15 @@ def test_what_it_came_to_as_json(batch: Call) -> None:
     """For programs: the same keys whether it ran or had nothing to do."""
     told = json.loads(batch("--json").stdout)
     again = json.loads(batch("--json").stdout)
+    looked = json.loads(batch("--json", "--concurrency", "7").stdout)
 
     assert (told["complete"], told["total"], told["answered"], told["failed"]) == (True, 6, 6, 0)
     assert told["summary"]["rows"] == 6
     assert again.keys() < told.keys()
-    assert (again["total"], again["answered"]) == (6, 0)
+    for one in (again, looked):
+        assert (one["total"], one["done"], one["found"], one["answered"]) == (6, 6, 6, 0)
+        assert (one["spent_nanousd"], one["parts"]) == (told["spent_nanousd"], told["parts"])
+        assert (one["failed"], one["summary"]) == (0, None)
 
 
 def test_failed_rows_are_told_and_asked_again_on_demand(
@@ -134,6 +138,7 @@ def test_failed_rows_are_told_and_asked_again_on_demand(
 
     assert (failed.exit_code, left.exit_code, retried.exit_code) == (1, 1, 0)
     assert "6 of them failed (--retry-failed asks them again)" in failed.stderr
+    assert "Warning: ProviderUnavailable 6 times; the first: Line 1: " in failed.stderr
     assert left.stderr.startswith("Nothing to do: ")
     assert {one["status"] for one in written(tmp_path / "out.jsonl")} == {"complete"}
 
@@ -236,6 +241,7 @@ def test_a_template_a_report_and_progress_for_programs(batch: Call, tmp_path: Pa
         (["--report", "{folder}/link.html"], "is a link, and is left alone"),
         (["-o", "{folder}/link.html", "--force"], "nothing says what"),
         (["-o", "{folder}/link.jsonl"], "is a link, and is left alone"),
+        (["--retry-failed", "--fresh"], "give one of them"),
         (["--max-time", "nan"], "'nan' is no number of seconds"),
         (["--template", "{{{{ prompt"], "--template cannot be used: the template, line 1"),
     ],
