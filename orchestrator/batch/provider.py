@@ -19,7 +19,7 @@ from adapters.batches import (
     missing_reply,
     write_line,
 )
-from adapters.errors import ModelNotFound, ProviderError
+from adapters.errors import InvalidRequest, ModelNotFound, ProviderError
 from adapters.factory import create_adapter
 from adapters.prices import price_of
 from orchestrator.amounts import Caps, Scope
@@ -539,15 +539,30 @@ async def _take_up(
 
 
 async def give_up(batches: tuple[Submitted, ...], config: OrchestratorConfig) -> None:
-    """Cancel what is with a provider, as far as it can be reached."""
+    """Cancel what is with a provider.
+
+    Raises:
+        BatchError: one of them goes on all the same, and would be paid for without being wanted.
+    """
     for one in batches:
         if one.deployment not in config.models:
-            continue
+            raise _goes_on(one, "that is not in the configuration any more")
         adapter = create_adapter(config.models[one.deployment], deployment=one.deployment)
         try:
-            with suppress(ProviderError):
-                found = await adapter.find_batch(one.key) if not one.id else None
-                if one.id or found:
-                    await adapter.cancel_batch(one.id or found.id)  # type: ignore[union-attr]
+            found = await adapter.find_batch(one.key) if not one.id else None
+            if one.id or found:
+                await adapter.cancel_batch(one.id or found.id)  # type: ignore[union-attr]
+        except ProviderError as error:
+            # What it has forgotten, or ended before it could be cancelled, is nothing to pay for.
+            if not isinstance(error, (ModelNotFound, InvalidRequest)):
+                raise _goes_on(one, f"{type(error).__name__}: {error}") from error
         finally:
             await adapter.aclose()
+
+
+def _goes_on(one: Submitted, why: str) -> BatchError:
+    return BatchError(
+        f"batch {one.id or 'with the tag ' + one.key} of {one.deployment!r} cannot be cancelled "
+        f"({why}), and would be paid for; put that right and run the same command with --fresh "
+        "again, or choose another output"
+    )

@@ -369,6 +369,45 @@ def test_begun_anew_what_is_with_a_provider_is_cancelled(
     assert [one["status"] for one in answers(output)] == ["complete"] * 6
 
 
+@pytest.mark.parametrize("reason", ["unreachable", "renamed"])
+def test_what_cannot_be_cancelled_is_not_forgotten(
+    elsewhere: Simulator,
+    config: OrchestratorConfig,
+    rows: Path,
+    output: Path,
+    submitted: list[SimulatedBatch],
+    reason: str,
+) -> None:
+    """It would be paid for and nobody would know: nothing begins anew before that is seen to."""
+    interrupted(elsewhere, asked(config, rows, output))
+    models = dict(config.models)
+    alpha = models.pop("alpha")
+    if reason == "unreachable":
+        models["alpha"] = alpha.model_copy(update={"api_base": "http://127.0.0.1:9/v1"})
+
+    with pytest.raises(BatchError, match=rf"{submitted[0].id}.* cannot be cancelled.* --fresh"):
+        run(asked(config.model_copy(update={"models": models}), rows, output, is_fresh=True))
+
+    assert [one.id for one in journal_of(output).read().batches] == [submitted[0].id]
+    assert len(submitted) == 1
+
+
+def test_what_has_ended_at_its_provider_need_not_be_cancelled(
+    elsewhere: Simulator,
+    config: OrchestratorConfig,
+    rows: Path,
+    output: Path,
+    submitted: list[SimulatedBatch],
+) -> None:
+    """Nor what the provider has forgotten: there is nothing left to pay for."""
+    interrupted(elsewhere, asked(config, rows, output))
+    submitted.clear()
+
+    run(asked(config, rows, output, is_fresh=True))
+
+    assert [batch.state for batch in submitted] == ["completed"]
+
+
 def test_other_options_do_not_take_over_what_is_with_a_provider(
     elsewhere: Simulator, config: OrchestratorConfig, rows: Path, output: Path
 ) -> None:
