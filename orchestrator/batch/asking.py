@@ -26,6 +26,7 @@ _SHOWN = 12  # columns that a message names
 _KNOWN = frozenset(ChatBody.model_fields)
 _OF_A_LINE = frozenset(("custom_id", "method", "url", "body"))
 _DEFAULTS = RequestConfig()
+_NAME = "custom_id is what it is called, and none of its columns: copy it into another one"
 _OUR_OWN = "what is set for all rows goes before it"
 
 
@@ -80,7 +81,8 @@ def question_of(row: Row | BadRow, options: Options) -> Question | Failure:
     except Refused as error:
         return _failure(row, str(error), error.status)
     except PatternError as error:
-        return _failure(row, f"{error}; the row has {_columns(row.fields)}")
+        why = f"; {_NAME}" if row.custom_id and "'custom_id'" in str(error) else ""
+        return _failure(row, f"{error}; the row has {_columns(row.fields)}{why}")
 
 
 def _failure(row: Row | BadRow, problem: str, status: int = 400) -> Failure:

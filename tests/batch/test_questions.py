@@ -245,6 +245,16 @@ def test_a_template_that_fails_is_the_rows_outcome(template: str, said: str) -> 
     assert said in refused({"word": "hi"}, Options(template=template)).message
 
 
+def test_a_template_over_the_name_of_a_row_is_told_that_it_is_no_column() -> None:
+    """It stands in the file, and equal rows are equal whatever they are called."""
+    row = Row(position=0, line=2, custom_id="a7", fields={"word": "moon"})
+
+    failure = question_of(row, Options(template="{{ custom_id }}: {{ word }}"))
+
+    assert isinstance(failure, Failure)
+    assert "custom_id is what it is called, and none of its columns" in failure.message
+
+
 def test_what_is_no_template_is_said_before_a_row_is_read() -> None:
     """Every row would fail for it."""
     with pytest.raises(PatternError, match="the template, line 2: unexpected"):
