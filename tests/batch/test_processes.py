@@ -12,7 +12,7 @@ import pytest
 from pydantic import SecretStr
 
 from adapters.config import ModelConfig, RatesConfig
-from orchestrator.batch import processes
+from orchestrator.batch import job, processes
 from orchestrator.batch.answering import Plan
 from orchestrator.batch.job import run_batch
 from orchestrator.batch.parts import Heading, PartsFolder, read_part
@@ -91,9 +91,10 @@ class Leaving(Watching):
 
 
 def test_the_calls_of_all_processes_are_told_though_no_row_ends(
-    elsewhere: Simulator, tmp_path: Path
+    elsewhere: Simulator, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Those of one are half of them; when it is over none is left."""
+    monkeypatch.setattr(job, "ONE_PRESS_S", 0)
     patience = TimeoutsConfig(first_content_s=60, gap_s=60, total_s=60)
     config = configured(elsewhere, {"alpha": ["stall0"]}, timeouts=patience)
     rows = write_rows(tmp_path / "rows.jsonl", numbered(4))
