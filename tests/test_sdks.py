@@ -559,6 +559,23 @@ def test_tokens_of_a_message_are_counted(claude: anthropic.Anthropic) -> None:
     assert 0 < few.input_tokens < more.input_tokens
 
 
+def test_models_are_listed_in_anthropics_shape(claude: anthropic.Anthropic) -> None:
+    """The SDK checks every field; page by page it finds what there is, and each by its name."""
+    strict = claude.with_options(_extra_kwargs={"_strict_response_validation": True})
+
+    pages = [model.id for model in strict.models.list(limit=5)]
+    found = strict.models.retrieve("compare/all")
+
+    assert pages == sorted(pages)
+    assert {"alpha", "way", "all", "compare/all"} < set(pages)
+    assert (found.id, found.type, found.lifecycle) == ("compare/all", "model", "active")
+    with pytest.raises(anthropic.NotFoundError) as caught:
+        strict.models.retrieve("alhpa")
+    assert caught.value.type == "not_found_error"
+    with pytest.raises(anthropic.BadRequestError, match="'limit'"):
+        strict.models.list(limit=1001)
+
+
 def test_errors_are_of_anthropics_classes(house: House, claude: anthropic.Anthropic) -> None:
     """Status, kind, and when to come again; a wrong key as well."""
     failing: list[tuple[dict[str, Any], type[anthropic.APIStatusError]]] = [

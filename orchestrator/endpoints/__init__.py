@@ -61,6 +61,8 @@ class Endpoints:
                 return unknown(call.path)
             return await found(on_behalf(self._service, call), call)
         except Exception as error:  # noqa: BLE001 - whatever it is, whoever asked is told
+            if models.speaks_anthropic(call):
+                return refusal(as_anthropic(fault(error)))
             return refused(call.path, error)
 
 

@@ -1,31 +1,48 @@
-"""`GET /v1/models` and `GET /v1/models/{id}`: everything that `model` may name."""
+"""`GET /v1/models` and `GET /v1/models/{id}`: everything that `model` may name.
 
-from typing import Any
+OpenAI and Anthropic have the same paths for it. Whoever says which version of Anthropic's API is
+meant, as its SDKs always do, is told in Anthropic's shapes.
+"""
+
 from urllib.parse import unquote
 
 from orchestrator.endpoints.calls import Call, Reply, Service, json_reply
 from orchestrator.errors import UnknownModel
 from orchestrator.wire.fusion import FUSION
+from orchestrator.wire.models import Listed, anthropic_json, model_json, page_json
+from orchestrator.wire.orchestration import ignored_header
 from orchestrator.yaml_source import suggestion
+
+PATH = "/v1/models"
 
 
 async def answer_all(service: Service, call: Call) -> Reply:
     """All that this caller may ask for."""
-    found = [one for one in _models(service) if call.may_ask(one["id"])]
-    return json_reply({"object": "list", "data": found})
+    found = [one for one in _models(service) if call.may_ask(one.name)]
+    if speaks_anthropic(call):
+        page, ignored = page_json(found, call.query)
+        return json_reply(page, ignored_header(ignored))
+    return json_reply({"object": "list", "data": [model_json(one) for one in found]})
 
 
 async def answer_one(service: Service, call: Call) -> Reply:
     """One of them by its name."""
-    name = unquote(call.path.removeprefix("/v1/models/"))
-    found = {one["id"]: one for one in _models(service) if call.may_ask(one["id"])}
+    name = unquote(call.path.removeprefix(f"{PATH}/"))
+    found = {one.name: one for one in _models(service) if call.may_ask(one.name)}
     if name not in found:
         raise UnknownModel(f"Unknown model {name!r}{suggestion(name, found)}")
-    return json_reply(found[name])
+    as_json = anthropic_json if speaks_anthropic(call) else model_json
+    return json_reply(as_json(found[name]))
 
 
-def _models(service: Service) -> list[dict[str, Any]]:
-    """Deployments, routes, panels, and panels by each pattern, as OpenAI lists models."""
+def speaks_anthropic(call: Call) -> bool:
+    """Whether a call is for models, and from somebody who knows them in Anthropic's words."""
+    is_here = call.path == PATH or call.path.startswith(f"{PATH}/")
+    return is_here and "anthropic-version" in call.headers
+
+
+def _models(service: Service) -> list[Listed]:
+    """Deployments, routes, panels, and panels by each pattern."""
     config = service.engine.config
     named = [(name, model.provider.value, "deployment") for name, model in config.models.items()]
     named += [(name, "orchestrator", "route") for name in config.routes]
@@ -38,7 +55,4 @@ def _models(service: Service) -> list[dict[str, Any]]:
     if config.panels and "fusion" in service.engine.patterns:
         taken = {name for name, _, _ in named}
         named += [(name, "orchestrator", "pattern") for name in FUSION if name not in taken]
-    return [
-        {"id": name, "object": "model", "created": 0, "owned_by": owner, "kind": kind}
-        for name, owner, kind in named
-    ]
+    return [Listed(name=name, owner=owner, kind=kind) for name, owner, kind in named]
