@@ -88,8 +88,8 @@ def broken_off(path: str, error: BaseException) -> bytes:
 
 def unknown(path: str) -> Reply:
     """The reply under a path where nothing is, or nothing any more."""
-    below = (why for start, why in _NOT_HERE.items() if path != start and path.startswith(start))
-    why = next(below, "")
+    found = (why for start, why in _NOT_HERE.items() if _is_meant(path, start))
+    why = next(found, "")
     missing = Refused(f"There is nothing at {path}{why}", status=404, code="not_found")
     return older.never_again(path) or refused(path, missing)
 
@@ -102,7 +102,7 @@ def _route(call: Call) -> Answering | None:
         allowed = [method for method, known in ROUTES if known == path]
         if allowed:
             raise Refused(
-                f"{call.method} is not allowed here",
+                f"{call.method} is not allowed here{_NOT_DONE.get((call.method, path), '')}",
                 status=405,
                 code="method_not_allowed",
                 headers={"allow": ", ".join(allowed)},
@@ -110,12 +110,28 @@ def _route(call: Call) -> Answering | None:
     return None
 
 
+def _is_meant(path: str, start: str) -> bool:
+    """Whether a path is that of a row, which may stand for all below it."""
+    return path.startswith(start) and path != start if start.endswith("/") else path == start
+
+
+_ANSWERS_ARE_NOT_KEPT = (
+    "completions are not stored, whatever 'store' says. What became of a run is at "
+    "/v1/orchestrations/{run_id}"
+)
 # What OpenAI has under such paths, and the gateway has not: above all what is kept for those who
-# come for it later.
+# come for it later. The first that fits counts.
 _NOT_HERE: Mapping[str, str] = {
-    "/v1/responses/input_token": ": /v1/messages/count_tokens counts the tokens of messages",
+    "/v1/completions": ": send messages to /v1/chat/completions",
+    "/v1/responses/compact": ": what was said is not made shorter here; send what is still wanted "
+    "of it in 'input' to /v1/responses",
+    "/v1/responses/input_tokens": ": /v1/messages/count_tokens counts the tokens of messages",
     "/v1/responses/": ": responses are not stored, whatever 'store' says; send what was said "
     "before in 'input'. What became of a run is at /v1/orchestrations/{run_id}",
-    "/v1/chat/completions/": ": completions are not stored, whatever 'store' says. What became of "
-    "a run is at /v1/orchestrations/{run_id}",
+    "/v1/chat/completions/": f": {_ANSWERS_ARE_NOT_KEPT}",
+}
+# The same of what OpenAI does at a path where the gateway does something else.
+_NOT_DONE: Mapping[tuple[str, str], str] = {
+    ("GET", "/v1/chat/completions"): f": {_ANSWERS_ARE_NOT_KEPT}",
+    ("DELETE", "/v1/models/"): ": which models there are is said in the configuration",
 }

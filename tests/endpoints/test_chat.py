@@ -165,6 +165,8 @@ async def test_whoever_comes_for_what_is_not_kept_is_told_so(
         ("/v1/chat/completions/", "There is nothing at /v1/chat/completions/"),
         ("/v1/responses/", "There is nothing at /v1/responses/"),
         ("/v1/responses/input_tokens", "/v1/messages/count_tokens counts the tokens of messages"),
+        ("/v1/responses/compact", "send what is still wanted of it in 'input' to /v1/responses"),
+        ("/v1/completions", "send messages to /v1/chat/completions"),
     ],
 )
 async def test_a_path_that_is_none_is_not_told_as_what_is_not_kept(
@@ -175,6 +177,23 @@ async def test_a_path_that_is_none_is_not_told_as_what_is_not_kept(
 
     assert reply.status == 404
     assert told(reply)["error"]["message"].endswith(said)
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "said"),
+    [
+        ("GET", "/v1/chat/completions", "completions are not stored"),
+        ("DELETE", "/v1/models/alpha", "said in the configuration"),
+    ],
+)
+async def test_what_openai_does_at_a_path_and_the_gateway_does_not_is_told(
+    endpoints: Endpoints, method: str, path: str, said: str
+) -> None:
+    """Why it cannot be, beside what can."""
+    reply = await endpoints.answer(Call(method=method, path=path))
+
+    assert reply.status == 405
+    assert said in told(reply)["error"]["message"]
 
 
 async def test_what_gave_way_for_a_budget_is_told_in_the_reply() -> None:
