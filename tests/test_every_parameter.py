@@ -257,3 +257,77 @@ async def test_all_parameters_go_together(client: AsyncOpenAI, role: str) -> Non
     text = "".join(choice.delta.content or "" for chunk in chunks for choice in chunk.choices)
     assert text == reply.choices[0].message.content
     assert chunks[-1].usage == reply.usage
+
+
+# The same of a response.
+RESPONSE_AT_ONCE: Json = {
+    "background": True,
+    "context_management": [{"type": "compaction", "compact_threshold": 1000}],
+    "include": ["file_search_call.results", "message.output_text.logprobs"],
+    "input": "Why?",
+    "instructions": "Be brief.",
+    "max_output_tokens": 4000,
+    "max_tool_calls": 3,
+    "metadata": {"team": "blue"},
+    "moderation": {"model": "omni"},
+    "parallel_tool_calls": True,
+    "prompt_cache_key": "k-1",
+    "prompt_cache_options": {"mode": "implicit", "ttl": "30m"},
+    "prompt_cache_retention": "in_memory",
+    "reasoning": {
+        "context": "all_turns",
+        "effort": "low",
+        "generate_summary": "auto",
+        "mode": "pro",
+        "summary": "concise",
+    },
+    "safety_identifier": "s-1",
+    "service_tier": "auto",
+    "store": True,
+    "stream_options": {"include_obfuscation": True},
+    "temperature": 0,  # so that both ways give one answer
+    "text": {"format": {"type": "text"}, "verbosity": "low"},
+    "tool_choice": "none",
+    "tools": [
+        {
+            **FUNCTION,
+            "type": "function",
+            "description": "Tells it.",
+            "strict": True,
+            "allowed_callers": ["programmatic"],
+            "defer_loading": True,
+            "output_schema": {"type": "object"},
+        }
+    ],
+    "top_logprobs": 1,
+    "top_p": 1,
+    "truncation": "auto",
+    "user": "u-1",
+}
+RESPONSE_UNUSED = {
+    *("background", "context_management", "include", "max_tool_calls", "moderation"),
+    *("prompt_cache_key", "prompt_cache_options", "prompt_cache_retention", "store"),
+    *("reasoning.context", "reasoning.mode", "reasoning.summary", "text.verbosity"),
+    *("stream_options.include_obfuscation", "truncation"),
+    *("tools.allowed_callers", "tools.defer_loading", "tools.output_schema"),
+}
+
+
+async def test_all_parameters_of_a_response_go_together(client: AsyncOpenAI) -> None:
+    """Raw and streamed; what had no effect is told, and what had is repeated."""
+    create = client.responses
+    asked: Json = {"model": "alpha", **RESPONSE_AT_ONCE}
+
+    raw = await create.with_raw_response.create(**{**asked, "stream": False})
+    stream = await create.create(**{**asked, "stream": True})
+    events = [event async for event in stream]
+
+    reply, last = raw.parse(), events[-1]
+    ignored = set(reply.model_extra["orchestration"]["ignored"])  # type: ignore[index]
+    assert ignored == RESPONSE_UNUSED
+    assert set(raw.headers["x-orchestrator-ignored"].split(", ")) == ignored
+    assert last.type == "response.completed"
+    assert last.response.output_text == reply.output_text
+    assert last.response.usage == reply.usage
+    assert (reply.max_output_tokens, reply.temperature, reply.user) == (4000, 0, "u-1")
+    assert reply.metadata == {"team": "blue"}
