@@ -569,6 +569,8 @@ def test_models_are_listed_in_anthropics_shape(claude: anthropic.Anthropic) -> N
     assert pages == sorted(pages)
     assert {"alpha", "way", "all", "compare/all"} < set(pages)
     assert (found.id, found.type, found.lifecycle) == ("compare/all", "model", "active")
+    raw = strict.models.with_raw_response.list()
+    assert raw.headers["vary"] == "anthropic-version"
     with pytest.raises(anthropic.NotFoundError) as caught:
         strict.models.retrieve("alhpa")
     assert caught.value.type == "not_found_error"

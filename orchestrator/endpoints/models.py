@@ -14,6 +14,8 @@ from orchestrator.wire.orchestration import ignored_header
 from orchestrator.yaml_source import suggestion
 
 PATH = "/v1/models"
+_VERSION = "anthropic-version"
+_VARIES = {"vary": _VERSION}  # whoever keeps replies keeps each shape for itself
 
 
 async def answer_all(service: Service, call: Call) -> Reply:
@@ -21,8 +23,9 @@ async def answer_all(service: Service, call: Call) -> Reply:
     found = [one for one in _models(service) if call.may_ask(one.name)]
     if speaks_anthropic(call):
         page, ignored = page_json(found, call.query)
-        return json_reply(page, ignored_header(ignored))
-    return json_reply({"object": "list", "data": [model_json(one) for one in found]})
+        return json_reply(page, _VARIES | ignored_header(ignored))
+    listed = {"object": "list", "data": [model_json(one) for one in found]}
+    return json_reply(listed, _VARIES)
 
 
 async def answer_one(service: Service, call: Call) -> Reply:
@@ -32,13 +35,13 @@ async def answer_one(service: Service, call: Call) -> Reply:
     if name not in found:
         raise UnknownModel(f"Unknown model {name!r}{suggestion(name, found)}")
     as_json = anthropic_json if speaks_anthropic(call) else model_json
-    return json_reply(as_json(found[name]))
+    return json_reply(as_json(found[name]), _VARIES)
 
 
 def speaks_anthropic(call: Call) -> bool:
     """Whether a call is for models, and from somebody who knows them in Anthropic's words."""
     is_here = call.path == PATH or call.path.startswith(f"{PATH}/")
-    return is_here and "anthropic-version" in call.headers
+    return is_here and _VERSION in call.headers
 
 
 def _models(service: Service) -> list[Listed]:
