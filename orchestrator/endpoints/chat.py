@@ -1,15 +1,15 @@
 """`POST /v1/chat/completions`."""
 
 import asyncio
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
 
 from orchestrator.endpoints.calls import Call, Reply, Service, json_reply
 from orchestrator.endpoints.streams import DONE, data, merged, streamed
-from orchestrator.events import RunFinished, RunStarted
+from orchestrator.events import Event, RunFinished, RunStarted
 from orchestrator.responses import OrchestratorResponse
 from orchestrator.wire import orchestration
-from orchestrator.wire.chat import Asked, ChatBody, Chunks, asked_of, completion
+from orchestrator.wire.chat import Asked, ChatBody, Chunks, Json, asked_of, completion
 from orchestrator.wire.reading import read_body
 
 
@@ -45,20 +45,27 @@ async def _answers(service: Service, asked: Asked) -> list[OrchestratorResponse]
 
 
 async def _chunks(service: Service, asked: Asked) -> AsyncGenerator[bytes, None]:
-    writers: dict[int, Chunks] = {}
+    writers: list[Chunks] = []
     responses: dict[int, OrchestratorResponse] = {}
-    run_id, at = "", int(service.clock.now().timestamp())
+    at = int(service.clock.now().timestamp())
     streams = [service.engine.stream_request(request) for request in asked.requests]
     async with aclosing(merged(streams)) as events:
         async for index, event in events:
-            if isinstance(event, RunStarted):
-                run_id = run_id or event.run_id
-                writers[index] = Chunks(asked, run_id=run_id, at=at, index=index)
-            if index in writers:
-                for chunk in writers[index].of(event):
-                    yield data(chunk)
+            if isinstance(event, RunStarted) and not writers:
+                every = range(len(streams))
+                writers = [Chunks(asked, run_id=event.run_id, at=at, index=i) for i in every]
+            for chunk in _said(writers, index, event):
+                yield data(chunk)
             if isinstance(event, RunFinished):
                 responses[index] = event.response
     for chunk in writers[0].end([responses[index] for index in sorted(responses)]):
         yield data(chunk)
     yield DONE
+
+
+def _said(writers: Sequence[Chunks], index: int, event: Event) -> list[Json]:
+    """What an event is to the reader: choices begin in order, as openai's stream helper needs."""
+    said = writers[index].of(event) if writers else []
+    if not said:
+        return []
+    return [*(chunk for writer in writers[:index] for chunk in writer.begin()), *said]

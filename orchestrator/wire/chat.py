@@ -407,6 +407,13 @@ class Chunks:
         self._has_begun = False
         self._has_text = False
 
+    def begin(self) -> list[Json]:
+        """The choice as it begins, unless it has begun."""
+        if self._has_begun:
+            return []
+        self._has_begun = True
+        return [self._chunk({"role": "assistant", "content": "", "refusal": None})]
+
     def of(self, event: Event) -> list[Json]:
         """What an event is to somebody who reads the stream.
 
@@ -451,12 +458,7 @@ class Chunks:
         logprobs: Json | None = None,
         **more: Any,
     ) -> list[Json]:
-        chunks = []
-        if not self._has_begun:
-            self._has_begun = True
-            chunks.append(self._chunk({"role": "assistant", "content": "", "refusal": None}))
-        chunks.append(self._chunk(delta, finish_reason, logprobs=logprobs, **more))
-        return chunks
+        return [*self.begin(), self._chunk(delta, finish_reason, logprobs=logprobs, **more)]
 
     def _chunk(
         self,

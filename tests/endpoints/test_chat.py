@@ -1,15 +1,20 @@
 """`/v1/chat/completions` and `/v1/models` over an engine, without a socket."""
 
+import asyncio
 import json
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator
+from contextlib import aclosing
 from typing import Any
 
 import pytest
+from openai.lib.streaming.chat import ChatCompletionStreamState
+from openai.types.chat import ChatCompletionChunk
 
 from adapters import MockAdapter, ModelConfig
-from orchestrator import EnhancedOrchestrator, OrchestratorConfig
+from orchestrator import EnhancedOrchestrator, OrchestratorConfig, RequestConfig
 from orchestrator.endpoints import Endpoints
 from orchestrator.endpoints.calls import Call, Reply
+from orchestrator.events import Event, RunStarted
 
 HELLO = [{"role": "user", "content": "Hello"}]
 
@@ -225,3 +230,41 @@ async def test_what_was_ignored_stands_in_a_header_and_in_the_reply(endpoints: E
 
     assert reply.headers["x-orchestrator-ignored"] == "store, verbosity"
     assert set(told(reply)["orchestration"]["ignored"]) == {"store", "verbosity"}
+
+
+class Reluctant(EnhancedOrchestrator):
+    """Its first run says nothing until its second has ended."""
+
+    has_run = False
+    has_ended: asyncio.Event
+
+    async def stream_request(self, request: RequestConfig) -> AsyncGenerator[Event, None]:
+        is_first, self.has_run = not self.has_run, True
+        async with aclosing(super().stream_request(request)) as events:
+            async for event in events:
+                if is_first and not isinstance(event, RunStarted):
+                    await self.has_ended.wait()
+                yield event
+        if not is_first:
+            self.has_ended.set()
+
+
+async def test_choices_of_a_stream_begin_in_their_order() -> None:
+    """Whichever run speaks first: the SDK's stream helper counts on it."""
+    config = OrchestratorConfig(models={"alpha": ModelConfig(provider="openai", model="m")})
+    mock = MockAdapter(["One.", "One."])
+    async with Reluctant(config, adapters={"alpha": mock}) as engine:
+        engine.has_ended = asyncio.Event()
+        reply = await Endpoints(engine).answer(chat({"n": 2, "stream": True}))
+        assert not isinstance(reply.body, bytes)
+        written = b"".join([piece async for piece in reply.body]).decode()
+
+    lines = [line.removeprefix("data: ") for line in written.splitlines() if line]
+    chunks = [ChatCompletionChunk.model_validate_json(line) for line in lines[:-1]]
+    helper = ChatCompletionStreamState()
+    for chunk in chunks:
+        helper.handle_chunk(chunk)
+    begun = [one.index for chunk in chunks for one in chunk.choices if one.delta.role]
+    assert begun == [0, 1]
+    texts = [one.message.content for one in helper.get_final_completion().choices]
+    assert texts == ["One.", "One."]
