@@ -13,7 +13,13 @@ from prometheus_client import CollectorRegistry, Counter, Gauge
 from watchfiles import awatch
 
 from orchestrator.clock import Clock
-from orchestrator.config import OrchestratorConfig, ServerConfig, load_config, with_state
+from orchestrator.config import (
+    OrchestratorConfig,
+    ServerConfig,
+    counting_folder,
+    load_config,
+    with_state,
+)
 from orchestrator.endpoints import Endpoints
 from orchestrator.endpoints.calls import Call, Reply
 from orchestrator.enhanced import EnhancedOrchestrator
@@ -348,7 +354,9 @@ class _Gauges:
         )
 
     def use(self, name: str, *, is_new: bool = False) -> None:
-        if self._used:  # removing it is not possible where several processes count
+        if self._used and counting_folder() is None:
+            self._hash.remove(self._used)
+        elif self._used:  # removing it is not possible where several processes count
             self._hash.labels(self._used).set(0)
         self._used = name
         self._hash.labels(name).set(1)
