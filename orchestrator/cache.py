@@ -18,6 +18,7 @@ from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
+from math import ceil
 from pathlib import Path
 from typing import TypeVar
 
@@ -33,7 +34,9 @@ from orchestrator.errors import CacheError
 T = TypeVar("T")
 
 SECRET_BYTES = 32
-PIECE = 256  # characters of a chunk of a replayed answer
+PIECE = 256  # characters of a chunk of a replayed answer, unless they were too many:
+MOST_PIECES = 1_000  # of its text; all of them may be handed on at once
+LARGEST = 4 * 2**20  # characters of an answer that is kept: one is read while the loop waits
 
 OPEN_S = 2.0  # what a call waits for the cache to open, or for an answer to be written
 TOGETHER = 64  # answers written in one transaction, so that other processes come in between
@@ -279,20 +282,21 @@ class CompletionCache:
         return found
 
     async def put(self, key: str, completion: Completion) -> None:
-        """Keep an answer, if it is whole. Waits for the disk a little, and never raises."""
+        """Keep an answer, if it is fit for that. Waits for the disk a little, and never raises."""
         await self.open()
         if not await self._clock.first_done({self.keep(key, completion)}, OPEN_S):
             self._look_at_the_disk()
 
     def keep(self, key: str, completion: Completion) -> "Future[None]":
-        """Begin to keep an answer, if it is whole and the cache is open. Never waits or raises.
+        """Begin to keep a whole answer that is not too long, if the cache is open. Never raises.
 
         What comes while others are written is written after them, all together. The future is done
         once the answer is kept, or given up: nobody needs to know which.
         """
         done: Future[None] = asyncio.get_running_loop().create_future()
         is_ours = self._files is not None and self._pid == os.getpid()
-        if is_ours and is_whole(completion) and len(self._unwritten) < MOST_WAITING:
+        is_fit = is_whole(completion) and _characters(completion) <= LARGEST
+        if is_ours and is_fit and len(self._unwritten) < MOST_WAITING:
             entry = Entry(key=key, completion=completion, at_ms=self._now_ms())
             self._unwritten.append(_Unwritten(entry=entry, done=done))
             self._write_on()
@@ -470,6 +474,11 @@ class CompletionCache:
             self._closing = self._worker.submit(_outcome, files.close)
 
 
+def _characters(completion: Completion) -> int:
+    called = sum(len(call.arguments) for call in completion.tool_calls)
+    return len(completion.text) + len(completion.reasoning) + called
+
+
 def _resolve(several: Sequence[_Unwritten]) -> None:
     """They are written, or will not be."""
     for one in several:
@@ -490,12 +499,12 @@ def _outcome(job: Callable[[], T]) -> T | Exception:
 def replay(completion: Completion) -> Iterator[Chunk]:
     """An answer in pieces, as if it were being written; their fold is the answer again."""
     model = completion.model
-    for start in range(0, len(completion.reasoning), PIECE):
-        yield Chunk(reasoning=completion.reasoning[start : start + PIECE], model=model)
+    for piece in _pieces(completion.reasoning):
+        yield Chunk(reasoning=piece, model=model)
     if completion.logprobs:
         yield Chunk(logprobs=completion.logprobs, model=model)
-    for start in range(0, len(completion.text), PIECE):
-        yield Chunk(text=completion.text[start : start + PIECE], model=model)
+    for piece in _pieces(completion.text):
+        yield Chunk(text=piece, model=model)
     for index, call in enumerate(completion.tool_calls):
         delta = ToolCallDelta(index=index, id=call.id, name=call.name, arguments=call.arguments)
         yield Chunk(tool_calls=(delta,), model=model)
@@ -505,6 +514,11 @@ def replay(completion: Completion) -> Iterator[Chunk]:
         model=model,
         stop_sequence=completion.stop_sequence,
     )
+
+
+def _pieces(text: str) -> Iterator[str]:
+    size = max(PIECE, ceil(len(text) / MOST_PIECES))
+    return (text[start : start + size] for start in range(0, len(text), size))
 
 
 # Equal calls at the same time.

@@ -31,6 +31,20 @@ def test_a_process_of_our_own_seldom_looks_for_garbage() -> None:
     assert told.split() == ["True", "True", "True"]
 
 
+def test_a_server_looks_everywhere_only_at_rest() -> None:
+    """And then only once some has come together; never where that is left to a program."""
+    told = printed(
+        "import gc;"
+        "from orchestrator.garbage import *;"
+        "older = lambda times: [gc.collect(1) for _ in range(times)];"
+        "gc.collect(); older(REST_AFTER); rest(); print(gc.get_count()[2]);"
+        "collect_at_rest(); gc.collect(); older(REST_AFTER - 1); rest(); print(gc.get_count()[2]);"
+        "older(1); rest(); print(gc.get_count()[2]);"
+    )
+
+    assert told.split() == ["10", "9", "0"]
+
+
 @pytest.mark.parametrize("name", ["adapters", "orchestrator"])
 def test_a_library_leaves_it_to_its_program(name: str) -> None:
     """Importing us changes nothing of it."""

@@ -19,6 +19,7 @@ from orchestrator.config import ServerConfig
 from orchestrator.endpoints import broken_off, refused, serves
 from orchestrator.endpoints.calls import Call, Reply
 from orchestrator.endpoints.messages import speaks_anthropic
+from orchestrator.garbage import rest
 from orchestrator.redaction import PRESENTED
 from orchestrator.server.admission import Admission, shutting_down
 from orchestrator.server.idempotency import HEADER as IDEMPOTENCY_KEY
@@ -167,6 +168,8 @@ class Gate:
                     await self._answer(scope, headers, caller, receive, send)
                 else:
                     await self._inner(scope, receive, send)
+            if not self.admission.in_flight:
+                rest()
         except Gone:
             raise
         except Exception as error:

@@ -1,5 +1,6 @@
 """Answer requests as their keys allow: how often, how much, for how much money."""
 
+import asyncio
 from collections.abc import AsyncGenerator
 from dataclasses import replace
 from types import TracebackType
@@ -11,8 +12,10 @@ from orchestrator.endpoints import refused
 from orchestrator.endpoints.calls import Call, Reply
 from orchestrator.server.idempotency import REPLAYED, Answer
 from orchestrator.server.keys import KeyRecord
-from orchestrator.server.limits import KeyLimits, Ticket, load_of
+from orchestrator.server.limits import KeyLimits, Load, Ticket, load_of
 from orchestrator.wire.errors import Refused
+
+LARGE_BYTES = 256 * 1024  # of a body: a millisecond or more
 
 
 class Keyed:
@@ -36,7 +39,7 @@ class Keyed:
         if key is None or call.method != "POST":
             return await self._answer(call)
         try:
-            ticket = await self._limits.admit(key, load_of(call.body))
+            ticket = await self._limits.admit(key, await _load_of(call.body))
         except Refused as error:
             return refused(call.path, error)
         try:
@@ -51,6 +54,13 @@ class Keyed:
             ticket.leave()
             raise
         return _told(reply, ticket)
+
+
+async def _load_of(body: bytes) -> Load:
+    """What a request would take; of a large body in a thread, for reading it takes long."""
+    if len(body) < LARGE_BYTES:
+        return load_of(body)
+    return await asyncio.to_thread(load_of, body)
 
 
 def windows_of(key: KeyRecord) -> tuple[TenantWindow, ...]:

@@ -25,7 +25,7 @@ from orchestrator.config import (
 )
 from orchestrator.enhanced import EnhancedOrchestrator
 from orchestrator.errors import OrchestratorError
-from orchestrator.garbage import collect_seldom
+from orchestrator.garbage import collect_at_rest
 from orchestrator.ledger_database import find
 from orchestrator.redaction import know
 from orchestrator.server import logs
@@ -294,7 +294,7 @@ def serve(
         processes=planned.workers,
         source=source,
     )
-    collect_seldom()
+    collect_at_rest()
     settings = uvicorn.Config(
         gate,
         http=protocol(head_s=config.server.read_s, head_bytes=2 * config.server.header_kb * 1024),

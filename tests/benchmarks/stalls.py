@@ -38,8 +38,9 @@ from typing import Any
 
 from adapters import MockAdapter, _litellm
 from adapters.mock import Reply
+from adapters.types import Usage
 from orchestrator import EnhancedOrchestrator, OrchestratorConfig
-from orchestrator.garbage import collect_seldom
+from orchestrator.garbage import collect_at_rest
 from orchestrator.server.app import create_app
 from orchestrator.server.gate import Gate
 from orchestrator.server.keys import KeyFile
@@ -50,6 +51,7 @@ LOOK_S = 0.005  # how often it is looked what the loop is at
 LONG_S = 0.1
 HELD_S, FREE_S = 1.0, 0.2  # a database, by somebody else
 ROOT = Path(__file__).parents[2]
+USAGE = Usage(prompt_tokens=100, completion_tokens=100)
 HELLO: list[Any] = [{"role": "user", "content": "Why is the sky blue?"}]
 CONFIG: Mapping[str, Any] = {
     "models": {
@@ -165,10 +167,10 @@ def _line(frame: FrameType | None) -> str:
 async def gateway(folder: Path, models: Mapping[str, Any]) -> AsyncIterator[tuple[Gate, str]]:
     """A gateway with everything on, and a key to it."""
     keys = KeyFile(folder / "keys.json")
-    key = keys.create("alice", tokens_per_minute=10**15).key
+    key = keys.create("alice", tokens_per_minute=10**15, open_streams=20_000).key
     config = OrchestratorConfig.model_validate({**CONFIG, "models": {**CONFIG["models"], **models}})
     chance = Random(7)
-    replies = [Reply(text="word " * chance.randrange(1, 200)) for _ in range(1000)]
+    replies = [Reply(text="word " * chance.randrange(1, 200), usage=USAGE) for _ in range(99)]
     one = MockAdapter(replies, config=config.models["one"], deployment="one")
     async with EnhancedOrchestrator(config, adapters={"one": one}, keeps_receipts=True) as engine:
         yield create_app(engine, keys=keys), key
@@ -299,7 +301,7 @@ def main() -> None:
     parser.add_argument("--at-once", type=int, default=200)
     parser.add_argument("--only", nargs="*", default=(), help="kinds whose names begin so")
     asked = parser.parse_args()
-    collect_seldom()  # as the server does
+    collect_at_rest()  # as the server does
     chosen = tuple(asked.only) or ("",)
     some, short = [KINDS["ordinary"], KINDS["streamed"]], asked.seconds / len(KINDS)
     for name, body in KINDS.items():

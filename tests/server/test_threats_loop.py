@@ -3,20 +3,29 @@
 How long its longest stall is depends on the machine; `tests/benchmarks/stalls.py` prints it.
 """
 
+import asyncio
 import json
 import sqlite3
+import threading
 from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
 
-from adapters import LLMProvider, ModelConfig
-from orchestrator import EnhancedOrchestrator, OrchestratorConfig
+from adapters import LLMProvider, MockAdapter, ModelConfig
+from adapters.mock import Reply
+from adapters.types import Completion, Usage
+from orchestrator import EnhancedOrchestrator, OrchestratorConfig, RequestConfig
+from orchestrator.cache import LARGEST, MOST_PIECES, PIECE, replay
 from orchestrator.config import BudgetsConfig, CacheConfig, LedgerConfig, PanelConfig, RouteConfig
 from orchestrator.config import WindowConfig as Window
+from orchestrator.server import gate as gate_module
+from orchestrator.server import keyed
 from orchestrator.server.app import create_app
 from orchestrator.server.gate import Gate
+from orchestrator.server.keyed import LARGE_BYTES
 from orchestrator.server.keys import KeyFile
+from orchestrator.server.limits import Load, load_of
 from orchestrator.simulator import Simulator, simulated
 from tests.asking import JSON_KIND, ask
 from tests.mangling import BODIES
@@ -54,6 +63,71 @@ async def everything(gate: Gate, key: str, turn: int) -> set[int]:
     for path in PAGES:
         statuses.add((await ask(gate, "GET", path, headers=head)).status)
     return statuses
+
+
+async def test_a_large_body_is_measured_in_a_thread(
+    gate: Gate, keys: KeyFile, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A small one is not: to hand it over would take longer."""
+    head = {**JSON_KIND, "authorization": f"Bearer {keys.create('alice').key}"}
+    threads: dict[bool, set[int]] = {False: set(), True: set()}
+
+    def measured(body: bytes) -> Load:
+        threads[len(body) >= LARGE_BYTES].add(threading.get_ident())
+        return load_of(body)
+
+    monkeypatch.setattr(keyed, "load_of", measured)
+    for size in (1, LARGE_BYTES):
+        message = {"role": "user", "content": "w" * size}
+        body = json.dumps({"model": "nobody", "messages": [message]}).encode()
+        said = await ask(gate, "POST", "/v1/chat/completions", body, head)
+        assert said.status == 404
+
+    assert threads[False] == {threading.get_ident()}
+    assert threads[True].isdisjoint(threads[False])
+    assert len(threads[True]) == 1
+
+
+def test_an_answer_of_any_length_is_handed_on_in_few_pieces() -> None:
+    """A plain one comes all at once, and whoever streams it waits for none of them."""
+    text = "w" * (2 * PIECE * MOST_PIECES + 1)
+    answer = Completion(text=text, finish_reason="stop", model="m", usage=Usage())
+    pieces = [chunk.text for chunk in replay(answer)]
+
+    assert "".join(pieces) == text
+    assert len(pieces) <= MOST_PIECES + 1
+
+
+@pytest.mark.parametrize(("characters", "asked"), [(LARGEST, 1), (LARGEST + 1, 2)])
+async def test_an_answer_that_takes_long_to_read_is_not_cached(characters: int, asked: int) -> None:
+    """For the loop waits while one is read."""
+    config = ModelConfig(provider=LLMProvider.CUSTOM, model="m", api_base="http://a", price="free")
+    said = Reply(text="w" * characters, usage=Usage(completion_tokens=9))
+    one = MockAdapter([said], config=config, deployment="one", chunk_characters=2**20)
+    told = OrchestratorConfig(models={"one": config}, cache=CacheConfig())
+    async with EnhancedOrchestrator(told, adapters={"one": one}) as engine:
+        for _ in range(2):
+            response = await engine.execute_request(RequestConfig(prompt="Hi", model="one"))
+            assert len(response.content) == characters
+
+    assert len(one.requests) == asked
+
+
+async def test_garbage_is_looked_for_when_nothing_is_under_way(
+    gate: Gate, keys: KeyFile, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Neither while others are answered, nor for whoever is turned away."""
+    head = {"authorization": f"Bearer {keys.create('alice').key}"}
+    under_way: list[int] = []
+    monkeypatch.setattr(gate_module, "rest", lambda: under_way.append(gate.admission.in_flight))
+
+    with gate.admission.request():
+        await ask(gate, "GET", "/docs", headers=head)
+    await ask(gate, "GET", "/docs")
+    assert under_way == []
+    await asyncio.gather(*(ask(gate, "GET", "/docs", headers=head) for _ in range(5)))
+
+    assert set(under_way) == {0}
 
 
 async def test_no_request_makes_the_loop_wait(gate: Gate, keys: KeyFile, tmp_path: Path) -> None:
