@@ -34,6 +34,7 @@ from adapters.types import Limits
 
 ERROR_BODY_BYTES = 64 * 1024
 DRAIN_S = 0.2
+LARGE_BYTES = 2**20  # of an answer or event: a few milliseconds
 _JSON_HEADERS = {"accept": "application/json", "content-type": "application/json"}
 _ANSWER_HEADERS = {"content-type": "application/json"}  # of its headers litellm needs no other
 _SIZES = frozenset((b"content-length", b"transfer-encoding"))
@@ -270,6 +271,12 @@ async def _read_up_to(response: httpx.Response, limit: int) -> bytes:
     return b"".join(parts)
 
 
+async def _give_way(raw: bytes) -> None:
+    """Let others have their turn where parsing this took long: litellm goes on with it at once."""
+    if len(raw) >= LARGE_BYTES:
+        await asyncio.sleep(0)
+
+
 async def _read_plain(
     call: Call, request: httpx.Request, response: httpx.Response
 ) -> httpx.Response:
@@ -288,6 +295,7 @@ async def _read_plain(
         call.file = raw
         raise Ended("answered")
     call.body = body = _parse_answer(call, raw, response.headers)
+    await _give_way(raw)
     changed = _note(call, body)  # an answer with nothing in it may still be billed
     _require_answer(call, body)
     call.finish, call.stop_sequence = call.format.finish(body), _stop_in(call, body)
@@ -307,7 +315,7 @@ def _stop_in(call: Call, said: Json) -> str | None:
 
 
 def _parse_answer(call: Call, raw: bytes, headers: Mapping[str, str]) -> Json:
-    if not raw.strip():
+    if not raw or raw.isspace():
         raise _refuse(call, EmptyAnswer("the provider sent an empty body", **call.about))
     try:
         body = loads(raw)
@@ -443,6 +451,7 @@ class _WatchedStream(httpx.AsyncByteStream):
         decoder = EventDecoder(call.limits)
         for raw in decoder.feed(self._first):
             if (event := self._check(raw)) is not None:
+                await _give_way(raw)
                 yield event
         while not self._ended:
             try:
@@ -452,6 +461,7 @@ class _WatchedStream(httpx.AsyncByteStream):
                 call.ended = True
             for raw in decoder.feed(part):
                 if (event := self._check(raw)) is not None:
+                    await _give_way(raw)
                     yield event
         await self._drain()
 

@@ -1,5 +1,9 @@
-"""What is larger than it may be is refused by its size; nobody tries to make sense of it."""
+"""What is larger than it may be is refused by its size; nobody tries to make sense of it.
 
+What is large and may be lets others have their turn.
+"""
+
+import asyncio
 from typing import Any
 
 import httpx
@@ -53,3 +57,29 @@ async def test_an_answer_that_is_too_large_is_not_parsed(
         await wired.adapter.complete(ASK, limits=LIMITS)
 
     assert parsed == []
+
+
+@pytest.mark.parametrize(("size", "is_large"), [(10, False), (_wire.LARGE_BYTES, True)])
+async def test_a_large_answer_lets_others_have_their_turn(
+    monkeypatch: pytest.MonkeyPatch, size: int, *, is_large: bool
+) -> None:
+    """After it was parsed, and before anything is made of it; a small one does not wait."""
+    steps: list[str] = []
+    loads, note = _wire.loads, _wire._note
+
+    def parsed(raw: bytes) -> Any:
+        steps.append("parsed")
+        asyncio.get_running_loop().call_soon(steps.append, "others")
+        return loads(raw)
+
+    def noted(*given: Any) -> bool:
+        steps.append("noted")
+        return note(*given)
+
+    monkeypatch.setattr(_wire, "loads", parsed)
+    monkeypatch.setattr(_wire, "_note", noted)
+    answer = b'{"choices":[{"message":{"content":"%s"},"finish_reason":"stop"}]}' % (b"w" * size)
+    wired = await wire(LLMProvider.CUSTOM, httpx.Response(200, stream=Bytes([answer])))
+    await wired.adapter.complete(ASK)
+
+    assert steps[:2] == (["parsed", "others"] if is_large else ["parsed", "noted"])
