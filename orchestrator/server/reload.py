@@ -284,7 +284,7 @@ class Follower:
             return
         self._seen, asked, self._is_asked = seen, self._is_asked, False
         try:
-            setting = await asyncio.to_thread(self._read)
+            setting = await asyncio.to_thread(self._read_and_know)
         except OrchestratorError as error:
             self._refuse(error, asked=asked)
             return
@@ -292,6 +292,12 @@ class Follower:
             self._bell.set()  # they changed meanwhile: what was read may be half of this and that
             return
         self._take(setting, asked=asked)
+
+    def _read_and_know(self) -> Setting:
+        """What the files hold; of a thousand keys it takes long to learn what not to log."""
+        setting = self._read()
+        know(setting.config)
+        return setting
 
     def _refuse(self, error: OrchestratorError, *, asked: bool) -> None:
         told = str(error)
@@ -303,7 +309,6 @@ class Follower:
     def _take(self, setting: Setting, *, asked: bool) -> None:
         was_wrong, self._told = bool(self._told), ""
         before = self._switch.engine
-        know(setting.config)
         same_patterns = setting.patterns.digest == digest_of(before.patterns)
         if same_patterns and setting.config == before.config:
             if was_wrong or asked:

@@ -14,6 +14,7 @@ from typing import Any
 import httpx
 import pytest
 import uvicorn
+from prometheus_client import CollectorRegistry
 
 from adapters import LLMProvider, MockAdapter, ModelConfig
 from adapters.mock import Reply as Said
@@ -22,6 +23,7 @@ from orchestrator.clock import SystemClock
 from orchestrator.config import CacheConfig, LedgerConfig, ServerConfig
 from orchestrator.endpoints.calls import Call, Reply
 from orchestrator.patterns import PatternLibrary
+from orchestrator.server import reload
 from orchestrator.server.app import create_app
 from orchestrator.server.reload import Setting, Source, Switch, needs_restart, read_setting
 from orchestrator.server.run import Server
@@ -306,6 +308,33 @@ def holds() -> dict[str, int]:
         "threads": threading.active_count(),
         "files": len(list(listing.iterdir())) if listing.is_dir() else 0,
     }
+
+
+async def test_what_takes_long_of_another_configuration_is_done_in_a_thread(
+    path: Path, base: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Reading it, and learning what of it must not be logged; before it answers anybody."""
+    done: list[tuple[str, bool, str]] = []
+    here = threading.get_ident()
+
+    def told(what: str) -> None:
+        done.append((what, threading.get_ident() == here, switch.engine.config.models["one"].model))
+
+    def read() -> Setting:
+        told("read")
+        return read_setting(path)
+
+    monkeypatch.setattr(reload, "know", lambda _: told("know"))
+    first = read_setting(path)
+    switch = Switch(EnhancedOrchestrator(first.config, patterns=first.patterns), SystemClock())
+    follower = reload.Follower(Source(path, read), switch, CollectorRegistry())
+    write_again(path, written(base, "m-2"))
+    await follower.look()
+    used = switch.engine.config.models["one"].model
+    await switch.aclose()
+
+    assert done == [("read", False, "m-1"), ("know", False, "m-1")]
+    assert used == "m-2"
 
 
 async def test_what_is_under_way_ends_as_it_began(held: Held) -> None:
