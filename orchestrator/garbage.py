@@ -6,10 +6,10 @@ import gc
 # Python looks for cycles whenever 700 more objects have come than gone. Sixty requests under way
 # are 20,000 that are all in use, walked again and again: a fifth of all processor time.
 MANY_OBJECTS = 20_000
-# A server looks at what is a little older when that is 100,000 objects, which takes 70 ms, and at
+# A server looks at what is a little older when that is 80,000 objects, which takes 50 ms, and at
 # everything while nothing is under way: ten thousand requests are three million objects, and to
-# walk those took two seconds. One that never rests does so all the same after five million more.
-LITTLE_OLDER, OLD = 5, 50
+# walk those took two seconds. One that never rests does so all the same after six million more.
+LITTLE_OLDER, OLD = 3, 80
 _AT_REST = (MANY_OBJECTS, LITTLE_OLDER, OLD)
 REST_AFTER = 10  # times it has looked at what is a little older
 

@@ -312,7 +312,7 @@ def main() -> None:
         mixed = some * 100 + list(KINDS.values())
         asyncio.run(measure("all", mixed, at_once=asked.at_once, seconds=asked.seconds))
     if "10,000 at once".startswith(chosen):
-        different = [chat(max_tokens=n, stream=n % 2 == 0) for n in range(1, 10_001)]
+        different = [chat(max_tokens=n, stream=n % 10 == 0) for n in range(1, 10_001)]
         asyncio.run(measure("10,000 at once", different, at_once=10_000, seconds=0))
     if "databases held".startswith(chosen):
         different = [chat(seed=n, stream=n % 2 == 0) for n in range(10_000)]
