@@ -5,7 +5,7 @@ from asyncio import AbstractEventLoop, Task
 from collections.abc import Callable, Coroutine, Generator
 from contextvars import Context, ContextVar
 from dataclasses import dataclass
-from types import coroutine
+from types import CoroutineType, coroutine
 from typing import Any, Literal
 
 Who = Literal["the caller", "the caller, twice", "whoever waits"]
@@ -65,9 +65,12 @@ async def cancel_at(
 def _counting_task(
     loop: AbstractEventLoop, work: Any, *, context: Context | None = None
 ) -> "Task[Any]":
-    """Makes tasks as the loop does; those begun by what is watched are watched too."""
+    """Makes tasks as the loop does; those begun by what is watched are watched too.
+
+    What closes a generator that is garbage was begun by nobody, whoever runs at that moment.
+    """
     found = _cancelling.get()
-    if found is None or not asyncio.iscoroutine(work):
+    if found is None or not isinstance(work, CoroutineType):
         return Task(work, loop=loop, context=context)
     counted = _counted(work, found)
     counted.__qualname__ = work.__qualname__

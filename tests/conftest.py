@@ -112,6 +112,14 @@ def _no_network() -> Iterator[None]:
     assert not reached, f"the test reached for the network: {reached}"
 
 
+@pytest.fixture(autouse=True)
+def _garbage() -> Iterator[None]:
+    """Have the process of the tests look for garbage as before, whatever a command has set."""
+    before = gc.get_threshold()
+    yield
+    gc.set_threshold(*before)
+
+
 @pytest.fixture
 def blocked_connections() -> list[str]:
     """What was refused so far. A test that means to be refused clears it."""

@@ -121,8 +121,8 @@ async def test_a_winner_that_breaks_off_goes_on_from_itself() -> None:
     assert response.content == STORY
     assert followed(heard) == [("hedge", "claude"), ("continuation", "claude")]
     assert [(made.deployment, made.status) for made in attempts(response)] == [
-        ("claude", "failed"),
         ("gpt", "cancelled"),
+        ("claude", "failed"),
         ("claude", "ok"),
     ]
 
@@ -153,8 +153,8 @@ async def test_a_hedge_waits_for_no_equal_call(
 
     assert response.content == "claude answers"
     assert [(made.deployment, made.source) for made in attempts(response)] == [
-        ("claude", "call"),
         ("gpt", "call"),
+        ("claude", "call"),
     ]
 
 
